@@ -1,0 +1,220 @@
+//! How a policy or a route compares texts.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Istio's string match: `abc`, `abc*`, `*abc` and `*`. Case-sensitive, byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum StringMatch {
+    /// The whole text.
+    Exact(String),
+    /// Starts with.
+    Prefix(String),
+    /// Ends with.
+    Suffix(String),
+    /// Any text that is not empty (`*`).
+    Present,
+}
+
+impl StringMatch {
+    /// Reads Istio's notation. A `*` elsewhere than at one end is a literal character, as in Istio.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match (text, text.strip_suffix('*'), text.strip_prefix('*')) {
+            ("*", ..) => Self::Present,
+            (_, Some(prefix), _) => Self::Prefix(prefix.to_owned()),
+            (_, _, Some(suffix)) => Self::Suffix(suffix.to_owned()),
+            _ => Self::Exact(text.to_owned()),
+        }
+    }
+
+    /// Whether `text` matches.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(want) => text == want,
+            Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
+            Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
+            Self::Present => !text.is_empty(),
+        }
+    }
+}
+
+impl fmt::Display for StringMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Present => f.write_str("*"),
+        }
+    }
+}
+
+/// A path of an AuthorizationPolicy: Istio's string match, or a template with `{*}` and `{**}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum PathPattern {
+    /// Exact, prefix, suffix or presence.
+    Text(StringMatch),
+    /// A template.
+    Template(Template),
+}
+
+impl PathPattern {
+    /// Reads a path; one with `{*}` or `{**}` is a template (Istio `Operation.paths`).
+    ///
+    /// # Errors
+    /// A [`TemplateError`] when a template is not one that Istio accepts.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let template = text.contains("{*}") || text.contains("{**}");
+        if template { Template::parse(text).map(Self::Template) } else { Ok(Self::Text(StringMatch::parse(text))) }
+    }
+
+    /// Whether a normalized path, without its query, matches.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Text(text) => text.matches(path),
+            Self::Template(template) => template.matches(path),
+        }
+    }
+}
+
+/// A path template: `{*}` is one non-empty segment, `{**}` is zero or more and the last operator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+enum Part {
+    Literal(String),
+    One,
+    Many,
+}
+
+/// Why a path template is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// `{*}` and `{**}` stand between slashes.
+    #[error("`{{*}}` and `{{**}}` must be a whole path segment")]
+    NotASegment,
+    /// An operator after `{**}`.
+    #[error("`{{**}}` must be the last operator")]
+    AfterMany,
+    /// A `*` outside braces cannot stand in a template.
+    #[error("`*` outside braces cannot be mixed with `{{*}}` or `{{**}}`")]
+    Wildcard,
+    /// Does not start with `/`.
+    #[error("a path template starts with `/`")]
+    NoSlash,
+}
+
+impl Template {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// See [`TemplateError`].
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let segments = text.strip_prefix('/').ok_or(TemplateError::NoSlash)?;
+        let mut parts = Vec::new();
+        for segment in segments.split('/') {
+            let part = match segment {
+                "{*}" => Part::One,
+                "{**}" => Part::Many,
+                other if other.contains("{*}") || other.contains("{**}") => return Err(TemplateError::NotASegment),
+                other if other.contains('*') => return Err(TemplateError::Wildcard),
+                other => Part::Literal(other.to_owned()),
+            };
+            if parts.contains(&Part::Many) && !matches!(part, Part::Literal(_)) {
+                return Err(TemplateError::AfterMany);
+            }
+            parts.push(part);
+        }
+        Ok(Self { text: text.to_owned(), parts })
+    }
+
+    /// Whether a path matches.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else { return false };
+        let segments: Vec<&str> = rest.split('/').collect();
+        let many = self.parts.iter().position(|part| *part == Part::Many);
+        let Some(at) = many else {
+            return segments.len() == self.parts.len() && fits(&self.parts, &segments);
+        };
+        let (before, after) = (self.parts.get(..at), self.parts.get(at + 1..));
+        let (Some(before), Some(after)) = (before, after) else { return false };
+        let tail_at = segments.len().checked_sub(after.len());
+        let Some(tail_at) = tail_at.filter(|tail| *tail >= before.len()) else { return false };
+        let (Some(head), Some(tail)) = (segments.get(..before.len()), segments.get(tail_at..)) else { return false };
+        fits(before, head) && fits(after, tail)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn fits(parts: &[Part], segments: &[&str]) -> bool {
+    parts.iter().zip(segments).all(|(part, segment)| match part {
+        Part::Literal(text) => text == segment,
+        Part::One | Part::Many => !segment.is_empty(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn string_match_is_istios() {
+        let rows = [
+            ("abc", "abc", true),
+            ("abc", "Abc", false),
+            ("abc*", "abc", true),
+            ("abc*", "abcd", true),
+            ("*abc", "xabc", true),
+            ("*abc", "abcx", false),
+            ("*", "x", true),
+            ("*", "", false),
+            ("a*c", "abc", false),
+            ("a*c", "a*c", true),
+        ];
+        for (pattern, text, want) in rows {
+            assert_eq!(StringMatch::parse(pattern).matches(text), want, "{pattern} {text}");
+            assert_eq!(StringMatch::parse(pattern).to_string(), pattern);
+        }
+    }
+
+    #[test]
+    fn templates_match_by_segment() {
+        let rows = [
+            ("/a/{*}", "/a/b", true),
+            ("/a/{*}", "/a/b/c", false),
+            ("/a/{*}", "/a/", false),
+            ("/a/{**}", "/a/b/c", true),
+            ("/a/{**}", "/a/", true),
+            ("/{**}/x", "/a/b/x", true),
+            ("/{**}/x", "/x", true),
+            ("/{**}/x", "/a/b", false),
+            ("/{*}/b/{**}", "/a/b/c/d", true),
+        ];
+        for (template, path, want) in rows {
+            assert_eq!(PathPattern::parse(template).unwrap().matches(path), want, "{template} {path}");
+        }
+        let refused = [
+            ("/a{*}", TemplateError::NotASegment),
+            ("/{**}/{*}", TemplateError::AfterMany),
+            ("/{*}/b*", TemplateError::Wildcard),
+            ("{*}", TemplateError::NoSlash),
+        ];
+        for (template, why) in refused {
+            assert_eq!(PathPattern::parse(template), Err(why), "{template}");
+        }
+    }
+}
