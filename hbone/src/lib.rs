@@ -13,7 +13,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target { Addr(SocketAddr), Host { name: DnsName, port: NonZeroU16 } }
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DnsName(pub Arc<str>); // lower-cased, no trailing dot, validated; as_str()
+pub struct DnsName(pub Arc<str>); impl DnsName { pub fn as_str(&self) -> &str { &self.0 } }
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTarget { #[error("no port")] NoPort, #[error("bad")] Invalid }
 impl Target { pub fn parse(authority: &str) -> Result<Self, BadTarget> { todo!() } pub fn port(&self) -> u16 { todo!() } }

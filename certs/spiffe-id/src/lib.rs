@@ -53,10 +53,14 @@ pub enum ParseError {
     #[error("the trust domain is empty")]
     NoTrustDomain,
     /// A trust domain holds `a-z`, `0-9`, `.`, `-`, `_` and nothing else: no port, user or upper case.
-    #[error("the trust domain holds a character other than a-z, 0-9, `.`, `-` and `_`, or is over {MAX_TRUST_DOMAIN_LEN} bytes")]
+    #[error(
+        "the trust domain holds a character other than a-z, 0-9, `.`, `-` and `_`, or is over {MAX_TRUST_DOMAIN_LEN} bytes"
+    )]
     TrustDomain,
     /// An empty, `.` or `..` segment, a trailing slash, or a character outside `a-zA-Z0-9.-_`.
-    #[error("a path segment is empty, `.` or `..`, or holds a character other than a-z, A-Z, 0-9, `.`, `-` and `_`")]
+    #[error(
+        "a path segment is empty, `.` or `..`, or holds a character other than a-z, A-Z, 0-9, `.`, `-` and `_`"
+    )]
     Path,
 }
 
@@ -213,7 +217,9 @@ mod tests {
             id.workload().map(|w| (w.namespace.to_owned(), w.service_account.to_owned()))
         };
         assert_eq!(of("spiffe://td/ns/a/sa/b"), Some(("a".into(), "b".into())));
-        for other in ["spiffe://td/ns/a/sa/b/c", "spiffe://td/x/ns/a/sa/b", "spiffe://td/ns/a/x/sa/b", "spiffe://td"] {
+        for other in
+            ["spiffe://td/ns/a/sa/b/c", "spiffe://td/x/ns/a/sa/b", "spiffe://td/ns/a/x/sa/b", "spiffe://td"]
+        {
             assert_eq!(of(other), None, "{other}");
         }
     }

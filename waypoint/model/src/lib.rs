@@ -15,8 +15,8 @@ pub use authz::{Action, Expr, Policy, Rule, Test};
 pub use ids::{PolicyKey, RouteKey, ServiceKey, WorkloadUid};
 pub use mesh::{Map, MeshConfig, PathNormalization};
 pub use route::{
-    Backend, BackendTarget, HeaderChange, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect, Rewrite, Route,
-    RouteAction, RouteMatch, RouteRule,
+    Backend, BackendTarget, HeaderChange, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect, Rewrite,
+    Route, RouteAction, RouteMatch, RouteRule,
 };
 pub use service::{Endpoint, Protocol, Service, ServicePort};
 pub use string_match::{PathPattern, StringMatch, Template, TemplateError};

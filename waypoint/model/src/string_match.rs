@@ -68,7 +68,11 @@ impl PathPattern {
     /// A [`TemplateError`] when a template is not one that Istio accepts.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let template = text.contains("{*}") || text.contains("{**}");
-        if template { Template::parse(text).map(Self::Template) } else { Ok(Self::Text(StringMatch::parse(text))) }
+        if template {
+            Template::parse(text).map(Self::Template)
+        } else {
+            Ok(Self::Text(StringMatch::parse(text)))
+        }
     }
 
     /// Whether a normalized path, without its query, matches.
@@ -124,7 +128,9 @@ impl Template {
             let part = match segment {
                 "{*}" => Part::One,
                 "{**}" => Part::Many,
-                other if other.contains("{*}") || other.contains("{**}") => return Err(TemplateError::NotASegment),
+                other if other.contains("{*}") || other.contains("{**}") => {
+                    return Err(TemplateError::NotASegment);
+                }
                 other if other.contains('*') => return Err(TemplateError::Wildcard),
                 other => Part::Literal(other.to_owned()),
             };
@@ -149,7 +155,9 @@ impl Template {
         let (Some(before), Some(after)) = (before, after) else { return false };
         let tail_at = segments.len().checked_sub(after.len());
         let Some(tail_at) = tail_at.filter(|tail| *tail >= before.len()) else { return false };
-        let (Some(head), Some(tail)) = (segments.get(..before.len()), segments.get(tail_at..)) else { return false };
+        let (Some(head), Some(tail)) = (segments.get(..before.len()), segments.get(tail_at..)) else {
+            return false;
+        };
         fits(before, head) && fits(after, tail)
     }
 }

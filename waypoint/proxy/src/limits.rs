@@ -1,0 +1,143 @@
+//! Every bound of the data plane, by name, with its documented default (`docs/operations.md` lists them).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds and deadlines. Sizes are bytes. Each is a key of the settings file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// HBONE connections open at once; beyond it accepting stops.
+    pub connections: usize,
+    /// TLS handshakes in flight; beyond it a new connection is closed.
+    pub handshakes: usize,
+    /// Deadline of one TLS and HTTP/2 handshake.
+    #[serde(with = "millis")]
+    pub handshake_timeout: Duration,
+    /// Streams a client may have open on one HBONE connection. Not under 100: ztunnel assumes as many.
+    pub streams_per_connection: u32,
+    /// Streams that we open on one HBONE connection to an endpoint; beyond it another connection is made.
+    pub upstream_streams_per_connection: usize,
+    /// HTTP/2 window of one stream.
+    pub stream_window: u32,
+    /// HTTP/2 window of one connection; greater than `stream_window`.
+    pub connection_window: u32,
+    /// Flow-control credit granted over all connections; beyond it a new connection gets windows of 64 KiB.
+    pub total_window: u64,
+    /// Bytes buffered for sending on one stream.
+    pub send_buffer: usize,
+    /// Header list of one request, inside a tunnel and on CONNECT.
+    pub header_list: u32,
+    /// Largest HTTP/2 frame.
+    pub frame: u32,
+    /// Largest body that is read to be judged; beyond it 413.
+    pub inspected_body: usize,
+    /// Bodies held for judging, all together; beyond it 503.
+    pub inspected_total: usize,
+    /// Time for a client to send a body that is to be judged.
+    #[serde(with = "millis")]
+    pub inspection_timeout: Duration,
+    /// Largest list answer that is filtered; beyond it the answer is refused, never passed unfiltered.
+    pub screened_list: usize,
+    /// Largest event of a filtered event stream.
+    pub sse_event: usize,
+    /// Largest request body kept for a retry.
+    pub retry_replay: usize,
+    /// Bytes looked at to tell the protocol of an undeclared port.
+    pub sniffed: usize,
+    /// Time to wait for them; then the stream is opaque.
+    #[serde(with = "millis")]
+    pub sniff_timeout: Duration,
+    /// Deadline for TCP, TLS and CONNECT to an endpoint.
+    #[serde(with = "millis")]
+    pub connect_timeout: Duration,
+    /// Time for a client to send a request head inside a tunnel.
+    #[serde(with = "millis")]
+    pub request_head_timeout: Duration,
+    /// Requests to one endpoint at once (circuit breaker); beyond it 503 UO.
+    pub endpoint_requests: usize,
+    /// Connections to one endpoint at once (circuit breaker).
+    pub endpoint_connections: usize,
+    /// Consecutive failures (connect, reset, 5xx from the gateway) that eject an endpoint.
+    pub ejection_failures: u32,
+    /// First ejection time; doubles up to ten times it.
+    #[serde(with = "millis")]
+    pub ejection_time: Duration,
+    /// Idle time after which a pooled upstream connection is closed.
+    #[serde(with = "millis")]
+    pub upstream_idle: Duration,
+    /// MCP sessions remembered where ids are not sealed; the least recently used goes first.
+    pub sessions: usize,
+    /// Idle time after which a remembered session is forgotten.
+    #[serde(with = "millis")]
+    pub session_idle: Duration,
+    /// Log lines waiting to be written; beyond it they are dropped and counted.
+    pub log_queue: usize,
+    /// Label sets of one metric; beyond it `other`.
+    pub label_sets: usize,
+    /// After SIGTERM: not ready, still accepting.
+    #[serde(with = "millis")]
+    pub drain_linger: Duration,
+    /// After SIGTERM: streams still open are reset.
+    #[serde(with = "millis")]
+    pub drain_deadline: Duration,
+    /// How often open connections are checked for expiry, and long streams for a changed policy.
+    #[serde(with = "millis")]
+    pub recheck: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            handshakes: 256,
+            handshake_timeout: Duration::from_secs(10),
+            streams_per_connection: 200,
+            upstream_streams_per_connection: 100,
+            stream_window: 4 << 20,
+            connection_window: 16 << 20,
+            total_window: 1 << 30,
+            send_buffer: 400 << 10,
+            header_list: 64 << 10,
+            frame: 1 << 20,
+            inspected_body: 4 << 20,
+            inspected_total: 128 << 20,
+            inspection_timeout: Duration::from_secs(30),
+            screened_list: 4 << 20,
+            sse_event: 1 << 20,
+            retry_replay: 64 << 10,
+            sniffed: 1 << 10,
+            sniff_timeout: Duration::from_millis(100),
+            connect_timeout: Duration::from_secs(10),
+            request_head_timeout: Duration::from_secs(60),
+            endpoint_requests: 1 << 12,
+            endpoint_connections: 1 << 10,
+            ejection_failures: 5,
+            ejection_time: Duration::from_secs(30),
+            upstream_idle: Duration::from_secs(300),
+            sessions: 100_000,
+            session_idle: Duration::from_secs(24 * 3600),
+            log_queue: 8_192,
+            label_sets: 10_000,
+            drain_linger: Duration::from_secs(3),
+            drain_deadline: Duration::from_secs(25),
+            recheck: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Durations are written in the settings file as whole milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}

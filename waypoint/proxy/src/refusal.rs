@@ -1,0 +1,141 @@
+//! The one mapping from failure to wire: status, response flag, detail, and whose fault it is.
+
+use agent_protocols::Malformed;
+use hbone::Target;
+use http::StatusCode;
+use waypoint_policy::Denial;
+
+use crate::upstream::UpstreamError;
+
+/// Why a request or a stream was not carried.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// CONNECT to something that this waypoint does not front, or to itself.
+    #[error("no service of this waypoint owns {0}")]
+    NotOurs(Target),
+    /// A service of ours, but not that port; or a name that nobody told us of.
+    #[error("{0} is not known")]
+    UnknownDestination(Target),
+    /// Not CONNECT, or an authority that cannot be read.
+    #[error("the CONNECT request is malformed")]
+    BadConnect,
+    /// The policies say no.
+    #[error("denied by policy")]
+    Denied(Denial),
+    /// The request cannot be read in one way only.
+    #[error("{0}")]
+    Malformed(Malformed),
+    /// The head of a plain HTTP request is ambiguous or not allowed, by name.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// A body larger than `inspected_body`.
+    #[error("the body exceeds {limit} bytes and could not be judged")]
+    TooLargeToInspect {
+        /// The bound.
+        limit: usize,
+    },
+    /// `inspected_total` is used up.
+    #[error("too many bodies are being judged")]
+    InspectionBusy,
+    /// The client did not send its body in time, or broke off.
+    #[error("the request body did not arrive")]
+    BodyNotReceived,
+    /// The session is not one that this identity opened here.
+    #[error("the session is not known")]
+    SessionNotFound,
+    /// Routes exist and none takes the request.
+    #[error("no route matches")]
+    NoRoute,
+    /// A route leads nowhere.
+    #[error("route leads nowhere: {0}")]
+    BrokenRoute(std::sync::Arc<str>),
+    /// Nothing usable came from the endpoint.
+    #[error("{0}")]
+    Upstream(#[source] UpstreamError),
+    /// An answer that had to be filtered could not be read.
+    #[error("the answer could not be filtered: {0}")]
+    Unscreenable(&'static str),
+    /// The request's deadline passed.
+    #[error("the request took longer than its route allows")]
+    Timeout,
+}
+
+impl Refusal {
+    /// HTTP status of the answer, inside a tunnel or on CONNECT.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotOurs(_) | Self::BadConnect | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::UnknownDestination(_) | Self::InspectionBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Malformed(malformed) => malformed.status,
+            Self::TooLargeToInspect { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyNotReceived => StatusCode::REQUEST_TIMEOUT,
+            Self::SessionNotFound | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BrokenRoute(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unscreenable(_) => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(error) => match error {
+                UpstreamError::PinnedGone => StatusCode::NOT_FOUND,
+                UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+                UpstreamError::NoEndpoint
+                | UpstreamError::Overloaded
+                | UpstreamError::Connect { .. }
+                | UpstreamError::Reset { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            },
+        }
+    }
+
+    /// Envoy's response flag, `-` where Envoy has none.
+    #[must_use]
+    pub fn flag(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "NR",
+            Self::BrokenRoute(_) => "NC",
+            Self::Timeout => "UT",
+            Self::BodyNotReceived => "DC",
+            Self::InspectionBusy => "UO",
+            Self::Upstream(error) => match error {
+                UpstreamError::NoEndpoint | UpstreamError::PinnedGone => "UH",
+                UpstreamError::Overloaded => "UO",
+                UpstreamError::Connect { .. } => "UF",
+                UpstreamError::Reset { .. } => "UC",
+                UpstreamError::Timeout => "UT",
+            },
+            Self::Malformed(_) | Self::BadRequest(_) | Self::BadConnect | Self::TooLargeToInspect { .. } => {
+                "DPE"
+            }
+            Self::NotOurs(_) | Self::UnknownDestination(_) => "NR",
+            Self::Denied(_) | Self::SessionNotFound | Self::Unscreenable(_) => "-",
+        }
+    }
+
+    /// Bounded name for `portcullis_refusals_total{reason}`.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotOurs(_) => "not_ours",
+            Self::UnknownDestination(_) => "unknown_destination",
+            Self::BadConnect => "bad_connect",
+            Self::Denied(_) => "denied",
+            Self::Malformed(malformed) => malformed.name(),
+            Self::BadRequest(name) => name,
+            Self::TooLargeToInspect { .. } => "too_large_to_inspect",
+            Self::InspectionBusy => "inspection_busy",
+            Self::BodyNotReceived => "body_not_received",
+            Self::SessionNotFound => "session_not_found",
+            Self::NoRoute => "no_route",
+            Self::BrokenRoute(_) => "broken_route",
+            Self::Unscreenable(_) => "unscreenable",
+            Self::Timeout => "timeout",
+            Self::Upstream(error) => match error {
+                UpstreamError::NoEndpoint => "no_endpoint",
+                UpstreamError::PinnedGone => "session_endpoint_gone",
+                UpstreamError::Overloaded => "overloaded",
+                UpstreamError::Connect { .. } => "upstream_connect",
+                UpstreamError::Reset { .. } => "upstream_reset",
+                UpstreamError::Timeout => "upstream_timeout",
+            },
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What an operator chooses, beside the bounds.
+
+use agent_protocols::mcp::DenyMode;
+
+use crate::limits::Limits;
+
+/// Settings of one data plane. `Default` is the documented default.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Bounds and deadlines.
+    pub limits: Limits,
+    /// How a refused MCP call looks to its client.
+    pub deny_mode: DenyMode,
+    /// Write `x-forwarded-client-cert: By=…;URI=…` (annotation `ambient.istio.io/xfcc-include-client-identity`). A client's own is removed always.
+    pub xfcc: bool,
+    /// Pick MCP method and tool names out of passing bytes where nothing has to be decided.
+    pub observe: bool,
+    /// Keys that seal session ids: the first seals, all open. Empty: a bounded table of this process.
+    pub session_keys: Vec<[u8; 32]>,
+}

@@ -1,0 +1,102 @@
+//! Model to snapshot: joins what targets each destination and compiles it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use waypoint_model::{MeshConfig, Policy, PolicyKey, Route, Service, ServiceKey};
+use waypoint_policy::PolicySet;
+
+use super::{Destination, Snapshot};
+use crate::routing::table::RouteTable;
+use crate::upstream::{Cluster, Upstreams};
+
+/// Compiles a mesh. Entries of `previous` whose inputs are the same objects are reused, so cost follows the change.
+pub(super) fn build(
+    mesh: &Arc<MeshConfig>,
+    upstreams: &Arc<Upstreams>,
+    previous: Option<&Snapshot>,
+    generation: u64,
+) -> (Snapshot, Vec<Arc<Cluster>>) {
+    let mut clusters = Clusters { mesh, upstreams, made: HashMap::new() };
+    let mut snapshot = Snapshot {
+        generation,
+        mesh: Arc::clone(mesh),
+        by_address: HashMap::new(),
+        by_host: HashMap::new(),
+        workloads: workloads(mesh),
+    };
+    for service in mesh.services.values().filter(|service| service.fronted) {
+        let ports = destinations(mesh, service, &mut clusters, previous, generation);
+        for vip in &service.vips {
+            snapshot.by_address.insert(vip.to_canonical(), ports.clone());
+        }
+        for host in
+            std::iter::once(service.key.hostname.as_ref()).chain(service.aliases.iter().map(String::as_str))
+        {
+            snapshot.by_host.insert(host.to_ascii_lowercase().into(), ports.clone());
+        }
+    }
+    (snapshot, clusters.made.into_values().collect())
+}
+
+fn workloads(mesh: &MeshConfig) -> HashMap<std::net::IpAddr, Arc<waypoint_model::Workload>> {
+    let addresses = |workload: &Arc<waypoint_model::Workload>| {
+        let workload = Arc::clone(workload);
+        workload.addresses.clone().into_iter().map(move |ip| (ip.to_canonical(), Arc::clone(&workload)))
+    };
+    mesh.workloads.values().flat_map(addresses).collect()
+}
+
+/// Clusters of this build, made once each.
+struct Clusters<'a> {
+    mesh: &'a Arc<MeshConfig>,
+    upstreams: &'a Arc<Upstreams>,
+    made: HashMap<(ServiceKey, u16), Arc<Cluster>>,
+}
+
+impl Clusters<'_> {
+    fn get(&mut self, key: &ServiceKey, port: u16) -> Option<Arc<Cluster>> {
+        let at = (key.clone(), port);
+        if let Some(cluster) = self.made.get(&at) {
+            return Some(Arc::clone(cluster));
+        }
+        let service = self.mesh.services.get(key).filter(|service| service.ports.contains_key(&port))?;
+        let cluster = self.upstreams.cluster(service, port, &|uid| self.mesh.workloads.get(uid).cloned());
+        self.made.insert(at, Arc::clone(&cluster));
+        Some(cluster)
+    }
+}
+
+fn destinations(
+    mesh: &MeshConfig,
+    service: &Arc<Service>,
+    clusters: &mut Clusters<'_>,
+    previous: Option<&Snapshot>,
+    generation: u64,
+) -> HashMap<u16, Arc<Destination>> {
+    let policies: Vec<Arc<Policy>> =
+        service.policies.iter().filter_map(|key| mesh.policies.get(key).cloned()).collect();
+    let missing: Vec<PolicyKey> =
+        service.policies.iter().filter(|key| !mesh.policies.contains_key(key)).cloned().collect();
+    let compiled = |opaque| Arc::new(PolicySet::compile(&policies, &missing, opaque, generation));
+    let (policy, opaque_policy) = (compiled(false), compiled(true));
+    let routes: Vec<Arc<Route>> =
+        service.routes.iter().filter_map(|key| mesh.routes.get(key).cloned()).collect();
+    let mut ports = HashMap::new();
+    for (number, port) in &service.ports {
+        let Some(cluster) = clusters.get(&service.key, *number) else { continue };
+        let routes =
+            RouteTable::compile(*number, &routes, &cluster, &mut |key, port| clusters.get(key, port));
+        let destination = Destination {
+            service: Arc::clone(service),
+            port: *number,
+            protocol: port.protocol,
+            policy: Arc::clone(&policy),
+            opaque_policy: Arc::clone(&opaque_policy),
+            routes,
+            cluster,
+        };
+        ports.insert(*number, Arc::new(destination));
+    }
+    ports
+}

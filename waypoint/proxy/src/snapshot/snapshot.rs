@@ -1,0 +1,78 @@
+//! One immutable view of the mesh.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hbone::Target;
+use waypoint_model::{MeshConfig, Protocol, Service, Workload};
+use waypoint_policy::PolicySet;
+
+use crate::refusal::Refusal;
+use crate::routing::table::RouteTable;
+use crate::upstream::Cluster;
+
+/// What one request or stream sees of the mesh, from first to last.
+pub struct Snapshot {
+    pub(crate) generation: u64,
+    pub(crate) mesh: Arc<MeshConfig>,
+    /// Fronted services by virtual address; `None` marks an address of the mesh that is not ours.
+    pub(crate) by_address: HashMap<IpAddr, HashMap<u16, Arc<Destination>>>,
+    pub(crate) by_host: HashMap<Arc<str>, HashMap<u16, Arc<Destination>>>,
+    pub(crate) workloads: HashMap<IpAddr, Arc<Workload>>,
+}
+
+/// One port of a service that this waypoint fronts, with everything compiled for it.
+pub struct Destination {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Service port.
+    pub port: u16,
+    /// What the port carries.
+    pub protocol: Protocol,
+    /// Rules for HTTP requests.
+    pub policy: Arc<PolicySet>,
+    /// Rules for opaque streams (Istio's asymmetry for HTTP fields applied).
+    pub opaque_policy: Arc<PolicySet>,
+    /// Routes.
+    pub routes: RouteTable,
+    /// The service's own endpoints.
+    pub cluster: Arc<Cluster>,
+}
+
+impl Snapshot {
+    /// Names this snapshot in logs, metrics and `/config_dump`.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What it was built from.
+    #[must_use]
+    pub fn mesh(&self) -> &Arc<MeshConfig> {
+        &self.mesh
+    }
+
+    /// The destination that a tunnel names.
+    ///
+    /// # Errors
+    /// [`Refusal::NotOurs`] for an address or a name that this waypoint does not front, its own included;
+    /// [`Refusal::UnknownDestination`] for a port that the service does not have, or a host that is not known.
+    pub fn destination(&self, target: &Target) -> Result<&Arc<Destination>, Refusal> {
+        let (ports, port) = match target {
+            Target::Addr(address) => (self.by_address.get(&address.ip().to_canonical()), address.port()),
+            Target::Host { name, port } => (self.by_host.get(name.as_str()), port.get()),
+        };
+        match (ports, target) {
+            (Some(ports), _) => ports.get(&port).ok_or_else(|| Refusal::UnknownDestination(target.clone())),
+            (None, Target::Host { .. }) => Err(Refusal::UnknownDestination(target.clone())),
+            (None, Target::Addr(_)) => Err(Refusal::NotOurs(target.clone())),
+        }
+    }
+
+    /// The workload at an address, for telemetry only.
+    #[must_use]
+    pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads.get(&address.to_canonical())
+    }
+}
