@@ -1,0 +1,111 @@
+//! Watches files by their directories, on a thread of its own: files are read with blocking calls, and a source
+//! must work before and outside of any runtime.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    thread,
+    time::Duration,
+};
+
+use notify::{
+    EventKind, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+
+/// How often files are read again though nothing was heard: events can be lost, and a directory that is itself
+/// replaced is not noticed at all.
+const RESCAN: Duration = Duration::from_secs(5);
+/// How soon after a failure they are read again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Changes come in bursts (key, then chain); wait for the end of one.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// What came of a look at the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// All well; look again after an event, or by the slow clock.
+    Settled,
+    /// Unusable now; look again soon.
+    Failed,
+    /// Nobody wants to know any more.
+    Unwanted,
+}
+
+/// Calls `look` now, after every change in the files' directories and from time to time, until it answers `Unwanted`.
+///
+/// A directory that cannot be watched is logged; the slow clock still serves it.
+pub(crate) fn spawn(
+    name: &str,
+    files: &[&Path],
+    mut look: impl FnMut() -> Look + Send + 'static,
+) -> Result<(), io::Error> {
+    let (wake, woken) = mpsc::sync_channel(1);
+    let watcher = watch(&directories(files), wake.clone());
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // Both live as long as the thread: a dropped watcher watches nothing, and without a sender `woken` would spin.
+        let _alive = (watcher, wake);
+        loop {
+            let pause = match look() {
+                Look::Settled => RESCAN,
+                Look::Failed => RETRY,
+                Look::Unwanted => return,
+            };
+            wait(&woken, pause);
+        }
+    })?;
+    Ok(())
+}
+
+fn wait(woken: &Receiver<()>, pause: Duration) {
+    match woken.recv_timeout(pause) {
+        Ok(()) => {
+            thread::sleep(SETTLE);
+            // What woke us meanwhile is covered by the look that follows.
+            while woken.try_recv().is_ok() {}
+        }
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+    }
+}
+
+/// The directories, not the files: a mounted volume changes by swapping a symlink beside them.
+fn directories(files: &[&Path]) -> BTreeSet<PathBuf> {
+    files
+        .iter()
+        .filter_map(|file| file.parent())
+        .map(|parent| if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
+        .collect()
+}
+
+fn watch(directories: &BTreeSet<PathBuf>, wake: SyncSender<()>) -> Option<notify::RecommendedWatcher> {
+    let handler = move |event: notify::Result<notify::Event>| {
+        if event.map_or(true, |event| is_change(event.kind)) {
+            // Full means that a look is due anyway.
+            let _ = wake.try_send(());
+        }
+    };
+    let mut watcher = notify::recommended_watcher(handler)
+        .inspect_err(|error| tracing::warn!(%error, "no file events, reading every few seconds instead"))
+        .ok()?;
+    for directory in directories {
+        if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
+            tracing::warn!(directory = %directory.display(), %error, "no file events, reading every few seconds instead");
+        }
+    }
+    Some(watcher)
+}
+
+/// Our own reading opens files; waking on that would never end.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
+    }
+}
