@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Support for the black-box tests: everything around the shipped binary, written without any of our crates.
+//!
+//! A test starts the binary as an operator would and stands in for its neighbours:
+//!
+//! ```text
+//!   ztunnel::Outbound ──TLS, h2 CONNECT──► portcullis::Portcullis ──TLS, h2 CONNECT──► ztunnel::Inbound ──► upstream::Upstream
+//!     (a source pod)                        (the shipped binary)                       (a destination pod)    (its application)
+//! ```
+//!
+//! [`mesh::Mesh`] puts these together for the usual case; the parts can be used on their own.
+//! Set-up that fails returns an error with its cause; a broken promise of the binary panics and says what was expected.
+//! Nothing sleeps: [`wait`] waits for a condition with a deadline.
+
+pub mod addresses;
+pub mod ca;
+pub mod http;
+pub mod lines;
+pub mod manifests;
+pub mod mesh;
+pub mod portcullis;
+pub mod process;
+pub mod tls;
+pub mod upstream;
+pub mod wait;
+pub mod ztunnel;

@@ -1,0 +1,222 @@
+//! A source workload's ztunnel: carries connections through CONNECT to a waypoint.
+
+use super::{TunnelStream, WINDOWS};
+use crate::ca::{Ca, Svid};
+use crate::{tls, wait};
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request, StatusCode};
+use rustls::pki_types::ServerName;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Mutex;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_rustls::TlsConnector;
+
+/// A source pod's ztunnel: one identity, one waypoint. Like ztunnel it keeps one connection and opens streams on it.
+#[derive(Clone)]
+pub struct Outbound {
+    tls: TlsConnector,
+    waypoint: SocketAddr,
+    /// The address that it dials from, if it has its own.
+    source: Option<Ipv4Addr>,
+    pooled: Arc<Mutex<Option<Connection>>>,
+}
+
+impl Outbound {
+    /// The ztunnel of a pod that holds `identity` and expects exactly `expect` at `waypoint`.
+    pub fn new(ca: &Ca, identity: &Svid, waypoint: SocketAddr, expect: &str) -> Result<Self> {
+        let tls = TlsConnector::from(Arc::new(tls::client_config(identity, ca.bundle_pem(), expect)?));
+        Ok(Self { tls, waypoint, source: None, pooled: Arc::default() })
+    }
+
+    /// The same, dialling from `source`, which the waypoint sees as the pod's address.
+    #[must_use]
+    pub fn from_address(mut self, source: Ipv4Addr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// A connection of its own, apart from the pooled one.
+    pub async fn dial(&self) -> Result<Connection> {
+        wait::within("a tunnel connection", self.dial_unbounded()).await?
+    }
+
+    async fn dial_unbounded(&self) -> Result<Connection> {
+        let socket = TcpSocket::new_v4()?;
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
+        }
+        let tcp =
+            socket.connect(self.waypoint).await.with_context(|| format!("dialling {}", self.waypoint))?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::IpAddress(self.waypoint.ip().into());
+        let tls = self.tls.connect(name, tcp).await.context("TLS with the waypoint")?;
+        let (send, driver) = h2::client::Builder::new()
+            .initial_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .enable_push(false)
+            .handshake::<_, Bytes>(tls)
+            .await?;
+        let driver = tokio::spawn(driver);
+        Ok(Connection { send, driver: Arc::new(Driver(Mutex::new(driver))) })
+    }
+
+    /// Opens a stream to `authority` on the pooled connection, dialling when there is none that still works.
+    ///
+    /// # Errors
+    /// [`Refused`] (by `downcast_ref`) when the waypoint answered with another status than 200.
+    pub async fn connect(&self, authority: &str) -> Result<TunnelStream> {
+        let connection = self.usable().await?;
+        connection.connect(authority).await
+    }
+
+    async fn usable(&self) -> Result<Connection> {
+        let mut pooled = self.pooled.lock().await;
+        if let Some(connection) = pooled.as_ref()
+            && connection.send.clone().ready().await.is_ok()
+        {
+            return Ok(connection.clone());
+        }
+        let fresh = self.dial().await?;
+        *pooled = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// A local TCP port whose every connection is carried to `authority`: for real clients that know nothing of HBONE.
+    pub async fn forward(&self, authority: &str) -> Result<Forwarded> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (this, authority) = (self.clone(), authority.to_owned());
+        let task = tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (this, authority) = (this.clone(), authority.clone());
+                tokio::spawn(async move { this.carry(tcp, &authority).await });
+            }
+        });
+        Ok(Forwarded { address, task: task.abort_handle() })
+    }
+
+    /// Carries one application connection. A refused CONNECT closes it, as ztunnel does; a reset stays a reset.
+    async fn carry(&self, mut tcp: TcpStream, authority: &str) {
+        let _ = tcp.set_nodelay(true);
+        let copied = match self.connect(authority).await {
+            Ok(mut tunnel) => tokio::io::copy_bidirectional(&mut tcp, &mut tunnel).await.map(|_| ()),
+            Err(_) => Ok(()),
+        };
+        if copied.is_err() {
+            // Zero linger turns the close into a TCP reset, so the application can't mistake it for a clean end.
+            let _ = tcp.set_zero_linger();
+        }
+    }
+}
+
+/// One TLS connection with HTTP/2 on it.
+#[derive(Clone)]
+pub struct Connection {
+    send: SendRequest<Bytes>,
+    driver: Arc<Driver>,
+}
+
+/// The task that moves frames; ends with the last clone of the connection.
+struct Driver(Mutex<JoinHandle<Result<(), h2::Error>>>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.get_mut().abort();
+    }
+}
+
+impl Connection {
+    /// Opens a stream as ztunnel does, and waits for the 200.
+    pub async fn connect(&self, authority: &str) -> Result<TunnelStream> {
+        self.connect_with(authority, HeaderMap::new()).await
+    }
+
+    /// The same with further headers (`baggage`, `forwarded`, `traceparent`).
+    pub async fn connect_with(&self, authority: &str, headers: HeaderMap) -> Result<TunnelStream> {
+        let mut request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
+        *request.headers_mut() = headers;
+        self.open(request).await
+    }
+
+    /// Sends any request head that opens a stream, for heads that no ztunnel would send.
+    pub async fn open(&self, request: Request<()>) -> Result<TunnelStream> {
+        wait::within("an answer to CONNECT", self.open_unbounded(request)).await?
+    }
+
+    async fn open_unbounded(&self, request: Request<()>) -> Result<TunnelStream> {
+        let mut send = self.send.clone().ready().await?;
+        let (answer, outgoing) = send.send_request(request, false)?;
+        let (head, incoming) = answer.await?.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(Refused { status: head.status, headers: head.headers }.into());
+        }
+        Ok(TunnelStream::new(outgoing, incoming))
+    }
+
+    /// Raw access to HTTP/2 for tests that count streams or send odd frames.
+    #[must_use]
+    pub fn h2(&self) -> SendRequest<Bytes> {
+        self.send.clone()
+    }
+
+    /// Waits until the waypoint has closed the connection, and tells how it ended. Cancel safe.
+    pub async fn closed(&self) -> Result<Result<(), h2::Error>> {
+        let mut driver = self.driver.0.lock().await;
+        wait::within("the waypoint to close the connection", &mut *driver)
+            .await?
+            .context("the driver was stopped")
+    }
+}
+
+/// A CONNECT that was answered with another status than 200.
+#[derive(Debug, thiserror::Error)]
+#[error("CONNECT was refused with {status}")]
+pub struct Refused {
+    /// The status on the CONNECT stream.
+    pub status: StatusCode,
+    /// The headers that came with it.
+    pub headers: HeaderMap,
+}
+
+impl Refused {
+    /// The status that refused this CONNECT.
+    ///
+    /// # Panics
+    /// When it was carried, or failed in another way than by a status.
+    #[track_caller]
+    pub fn status_of<T>(result: Result<T>) -> StatusCode {
+        match result {
+            Ok(_) => panic!("CONNECT was carried where a refusal was due"),
+            Err(error) => match error.downcast_ref::<Self>() {
+                Some(refused) => refused.status,
+                None => panic!("CONNECT failed without a status: {error:#}"),
+            },
+        }
+    }
+}
+
+/// A forwarded local port; closed when dropped.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// Where to connect.
+    pub address: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Forwarded {
+    /// The URL of `path` behind this port. `localhost`, because MCP servers check the Host header for it.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.address.port())
+    }
+}
+
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,93 @@
+//! One tunnel stream as bytes in both directions.
+
+use bytes::{Buf as _, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// An open CONNECT stream. End of stream reads as end of file; a reset is an error that names its HTTP/2 reason.
+/// `shutdown` half-closes. Dropping it in mid-stream resets with CANCEL.
+#[derive(Debug)]
+pub struct TunnelStream {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    unread: Bytes,
+}
+
+impl TunnelStream {
+    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
+        Self { send, receive, unread: Bytes::new() }
+    }
+
+    /// Resets the stream.
+    pub fn reset(&mut self, reason: Reason) {
+        self.send.send_reset(reason);
+    }
+
+    /// Resolves with the peer's reset reason. Cancel safe.
+    pub async fn reset_by_peer(&mut self) -> Result<Reason, h2::Error> {
+        std::future::poll_fn(|cx| self.send.poll_reset(cx)).await
+    }
+
+    /// Takes the next DATA without giving back its credit: a reader that is stuck.
+    pub async fn data_without_credit(&mut self) -> Option<Result<Bytes, h2::Error>> {
+        self.receive.data().await
+    }
+}
+
+/// The HTTP/2 reason of a failed read or write, if that is why it failed.
+fn as_io(error: h2::Error) -> io::Error {
+    let kind = if error.is_reset() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::Other };
+    io::Error::new(kind, error)
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(data)) => self.unread = data,
+                Some(Err(error)) => return Poll::Ready(Err(as_io(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let taken = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread.slice(..taken));
+        self.unread.advance(taken);
+        // Credit only for what the reader took, so that a slow reader slows the sender.
+        let released = self.receive.flow_control().release_capacity(taken);
+        Poll::Ready(released.map_err(as_io))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.send.reserve_capacity(buf.len());
+        while self.send.capacity() == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(as_io(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let taken = self.send.capacity().min(buf.len());
+        let data = buf.get(..taken).map(Bytes::copy_from_slice).unwrap_or_default();
+        Poll::Ready(self.send.send_data(data, false).map(|()| taken).map_err(as_io))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(as_io))
+    }
+}
