@@ -21,13 +21,13 @@ pub enum SvidError {
     #[error("{0}")]
     Leaf(#[from] LeafError),
     /// The leaf is not valid yet.
-    #[error("the certificate is valid from {}", rfc3339(*.not_before))]
+    #[error("the certificate is valid from {}", readable(*.not_before))]
     NotYetValid {
         /// From when it will be.
         not_before: SystemTime,
     },
     /// The leaf has expired.
-    #[error("the certificate expired at {}", rfc3339(*.not_after))]
+    #[error("the certificate expired at {}", readable(*.not_after))]
     Expired {
         /// Until when it was valid.
         not_after: SystemTime,
@@ -82,8 +82,8 @@ pub enum SvidError {
     NoRuntime,
 }
 
-/// `SystemTime` for people. Falls back to seconds since 1970 where no date can be made of it.
-fn rfc3339(time: SystemTime) -> String {
+/// A date for people. Falls back to seconds since 1970 where no date can be made of it.
+fn readable(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let date = i64::try_from(seconds).ok().and_then(|s| x509_parser::time::ASN1Time::from_timestamp(s).ok());
     date.map_or_else(|| format!("{seconds} s after 1970"), |date| date.to_string())
@@ -190,7 +190,7 @@ pub enum HandshakeError {
     #[error("no SVID yet")]
     NoSvid,
     /// Our own SVID has expired and was not renewed; no peer could accept it.
-    #[error("our own certificate expired at {}", rfc3339(*.not_after))]
+    #[error("our own certificate expired at {}", readable(*.not_after))]
     OwnExpired {
         /// Until when it was valid.
         not_after: SystemTime,

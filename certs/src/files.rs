@@ -14,7 +14,7 @@ use crate::{
     error::SvidError,
     source::{Published, Publisher, SvidSource, publisher},
     svid::X509Svid,
-    watcher::{self, Look},
+    watcher::{self, Look, Pace},
 };
 
 /// How often files that do not fit each other are read before that counts as an error: somebody may be writing them.
@@ -47,9 +47,13 @@ impl FileSource {
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn open(paths: FilePaths) -> Result<Self, SvidError> {
+        Self::open_at(Pace::default(), paths)
+    }
+
+    fn open_at(pace: Pace, paths: FilePaths) -> Result<Self, SvidError> {
         let (publisher, published) = publisher(Some(read_settled(&paths)?));
         let files = paths.clone();
-        watcher::spawn("svid-files", &[&paths.chain, &paths.key, &paths.bundle], move || {
+        watcher::spawn("svid-files", &[&paths.chain, &paths.key, &paths.bundle], pace, move || {
             look(&files, &publisher)
         })
         .map_err(SvidError::Watch)?;
@@ -206,6 +210,33 @@ mod tests {
         assert!(said.starts_with(&format!("cannot read {}: ", bundle.display())), "{said}");
         // The same certificate again was never announced as a new one.
         assert!(Arc::ptr_eq(&first, svid.borrow().as_ref().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_no_event_tells_is_found_by_the_slow_clock() {
+        let authority = Authority::root("root");
+        let outer = TempDir::new().unwrap();
+        let at = |name| outer.path().join("svid").join(name);
+        let paths = FilePaths { chain: at("chain.pem"), key: at("key.pem"), bundle: at("bundle.pem") };
+        let write = |issued: Issued, directory: &str| {
+            let at = outer.path().join(directory);
+            fs::create_dir(&at).unwrap();
+            fs::write(at.join("chain.pem"), issued.chain).unwrap();
+            fs::write(at.join("key.pem"), issued.key).unwrap();
+            fs::write(at.join("bundle.pem"), authority.bundle()).unwrap();
+        };
+        write(authority.issue(&Leaf::of(ID)), "svid");
+        let pace = Pace { settled: Duration::from_millis(20), failed: Duration::from_millis(20) };
+        let source = FileSource::open_at(pace, paths).unwrap();
+        let mut svid = source.watch();
+        let first = svid.borrow_and_update().clone().unwrap();
+
+        // The watch stays with the directory that was there.
+        write(authority.issue(&Leaf::of(ID)), "next");
+        fs::rename(outer.path().join("svid"), outer.path().join("old")).unwrap();
+        fs::rename(outer.path().join("next"), outer.path().join("svid")).unwrap();
+        soon(svid.changed()).await.unwrap();
+        assert_ne!(first.serial(), svid.borrow().as_ref().unwrap().serial());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 use crate::{
     error::SvidError,
     files::read_file,
-    watcher::{self, Look},
+    watcher::{self, Look, Pace},
 };
 
 /// Certificate revocation lists, read again when their file changes.
@@ -56,7 +56,7 @@ impl Revocations {
         let shared = Arc::downgrade(&revocations.0);
         let file = path.clone();
         let mut complaint = None;
-        watcher::spawn("crl-file", &[&path], move || look(&file, &shared, &mut complaint))
+        watcher::spawn("crl-file", &[&path], Pace::default(), move || look(&file, &shared, &mut complaint))
             .map_err(SvidError::Watch)?;
         Ok(revocations)
     }

@@ -15,11 +15,21 @@ use notify::{
     event::{AccessKind, AccessMode},
 };
 
-/// How often files are read again though nothing was heard: events can be lost, and a directory that is itself
-/// replaced is not noticed at all.
-const RESCAN: Duration = Duration::from_secs(5);
-/// How soon after a failure they are read again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How often files are read when no event calls for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// When all is well: events can be lost, and a directory that is itself replaced is not noticed at all.
+    pub(crate) settled: Duration,
+    /// After a failure.
+    pub(crate) failed: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { settled: Duration::from_secs(5), failed: Duration::from_secs(1) }
+    }
+}
+
 /// Changes come in bursts (key, then chain); wait for the end of one.
 const SETTLE: Duration = Duration::from_millis(20);
 
@@ -40,6 +50,7 @@ pub(crate) enum Look {
 pub(crate) fn spawn(
     name: &str,
     files: &[&Path],
+    pace: Pace,
     mut look: impl FnMut() -> Look + Send + 'static,
 ) -> Result<(), io::Error> {
     let (wake, woken) = mpsc::sync_channel(1);
@@ -49,8 +60,8 @@ pub(crate) fn spawn(
         let _alive = (watcher, wake);
         loop {
             let pause = match look() {
-                Look::Settled => RESCAN,
-                Look::Failed => RETRY,
+                Look::Settled => pace.settled,
+                Look::Failed => pace.failed,
                 Look::Unwanted => return,
             };
             wait(&woken, pause);
@@ -107,5 +118,34 @@ fn is_change(kind: EventKind) -> bool {
         | EventKind::Modify(_)
         | EventKind::Remove(_)
         | EventKind::Other => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, ModifyKind, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn writing_wakes_and_reading_does_not() {
+        for (kind, wakes) in [
+            (EventKind::Access(AccessKind::Open(AccessMode::Any)), false),
+            (EventKind::Access(AccessKind::Read), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Read)), false),
+            (EventKind::Access(AccessKind::Close(AccessMode::Write)), true),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), true),
+            (EventKind::Create(CreateKind::File), true),
+            (EventKind::Remove(RemoveKind::File), true),
+        ] {
+            assert_eq!(is_change(kind), wakes, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn directories_are_watched_once_and_a_bare_name_lies_in_the_current_one() {
+        let files = ["/a/chain.pem", "/a/key.pem", "root.pem", "b/root.pem"].map(Path::new);
+        let expected = [".", "/a", "b"].map(PathBuf::from);
+        assert_eq!(directories(&files), BTreeSet::from(expected));
     }
 }

@@ -53,6 +53,12 @@ impl WorkloadApiSource {
         });
         Ok(Self(published))
     }
+
+    /// Changes with what `last_error` says.
+    #[cfg(test)]
+    pub(crate) fn error(&self) -> watch::Receiver<Option<String>> {
+        self.0.error.clone()
+    }
 }
 
 impl SvidSource for WorkloadApiSource {

@@ -156,6 +156,6 @@ fn from_now(seconds: i64) -> OffsetDateTime {
 
 fn unique_serial() -> SerialNumber {
     use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0x0100_0000);
+    static NEXT: AtomicU64 = AtomicU64::new(0x0100_0000_0000_0000);
     SerialNumber::from(NEXT.fetch_add(1, Ordering::Relaxed))
 }

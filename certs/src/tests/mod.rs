@@ -1,11 +1,13 @@
 //! Tests that need a mesh: an authority, good and bad peers, files that change, an agent on its socket.
 
+mod agent;
 pub(crate) mod authority;
 mod handshake;
 mod peer;
 mod refusals;
 mod revocation;
 mod rotation;
+mod workload_api;
 
 use std::{future::Future, time::Duration};
 
