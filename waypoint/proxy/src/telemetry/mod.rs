@@ -1,155 +1,149 @@
-// SKELETON: files exchange.rs (records), access_log.rs, metrics.rs
 //! Every request and stream, said once: one log line, Istio's metrics, ours.
-use spiffe_id::SpiffeId;
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
-use waypoint_model::{Service, Workload};
-use waypoint_policy::{Denial, Permit, RuleName};
 
-/// Who called.
-#[derive(Clone, Debug)]
-pub struct SourceRecord {
-    pub principal: Option<SpiffeId>,
-    pub address: SocketAddr,
-    pub workload: Option<Arc<Workload>>,
-}
-#[derive(Clone, Debug, Default)]
-pub enum Decision {
-    #[default]
-    NotDecided,
-    Allowed(Option<RuleName>),
-    Denied {
-        detail: String,
-        rule: Option<RuleName>,
-    },
-}
-#[derive(Clone, Debug, Default)]
-pub struct McpRecord {
-    pub method: Option<String>,
-    pub name: Option<String>,
-    pub revision: Option<String>,
-    pub kind: Option<&'static str>,
-    pub messages: usize,
-    pub body_read: bool,
-    pub hidden: usize,
-    pub list_entries: usize,
-    /* JSON-RPC error in the answer, if seen */ pub failed: bool,
-}
-/// One HTTP request, filled along the way.
-#[derive(Debug)]
-pub struct RequestRecord {
-    pub started: SystemTime,
-    pub clock: Instant,
-    pub source: SourceRecord,
-    pub service: Option<Arc<Service>>,
-    pub port: u16,
-    pub method: http::Method,
-    pub path: String,
-    pub authority: String,
-    pub protocol: &'static str,
-    pub user_agent: Option<String>,
-    pub request_id: Option<String>,
-    pub decision: Decision,
-    pub dry_run: Option<String>,
-    pub audited: Vec<RuleName>,
-    pub upstream: Option<(Arc<Workload>, SocketAddr)>,
-    pub route: Option<Arc<str>>,
-    pub mcp: Option<McpRecord>,
-    pub status: u16,
-    pub grpc_status: Option<i32>,
-    pub flags: &'static str,
-    pub detail: String,
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
-    pub generation: u64,
-    pub grpc: bool,
-}
-/// One opaque stream.
-#[derive(Debug)]
-pub struct StreamRecord {
-    pub started: SystemTime,
-    pub clock: Instant,
-    pub source: SourceRecord,
-    pub service: Option<Arc<Service>>,
-    pub port: u16,
-    pub authority: String,
-    pub decision: Decision,
-    pub upstream: Option<(Arc<Workload>, SocketAddr)>,
-    pub status: u16,
-    pub flags: &'static str,
-    pub detail: String,
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
-    pub generation: u64,
-    pub dry_run: Option<String>,
-    pub audited: Vec<RuleName>,
-}
+mod access_log;
+mod exchange;
+mod labels;
+mod line;
+mod metrics;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use waypoint_model::{MeshConfig, Service};
+
+use crate::limits::Limits;
+use access_log::{AccessLog, Entry};
+use metrics::Metrics;
+use names::KnownNames;
+
+pub use exchange::{Decision, McpRecord, RequestRecord, SourceRecord, StreamRecord};
+pub use metrics::Raised as Gauge;
+
+/// How access log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// One JSON object a line, with the fields that `docs/operations.md` lists.
     Json,
+    /// Istio's default text format.
     Text,
+    /// No lines.
     Off,
 }
+
 /// Where records go. Cheap to clone; never blocks.
 #[derive(Clone)]
-pub struct Telemetry {
-    _p: (),
+pub struct Telemetry(Arc<Inner>);
+
+struct Inner {
+    metrics: Metrics,
+    names: KnownNames,
+    log: Option<AccessLog>,
 }
+
 impl Telemetry {
     /// `sink` is written by its own thread through a bounded queue that counts what it drops.
-    pub fn new(
-        format: LogFormat,
-        sink: Box<dyn std::io::Write + Send>,
-        limits: &crate::limits::Limits,
-    ) -> Self {
-        todo!()
+    #[must_use]
+    pub fn new(format: LogFormat, sink: Box<dyn Write + Send>, limits: &Limits) -> Self {
+        let metrics = Metrics::new(limits.label_sets);
+        let log = AccessLog::start(format, sink, limits.log_queue, metrics.lines_dropped.clone());
+        Self(Arc::new(Inner { metrics, names: KnownNames::new(limits.label_sets), log }))
     }
+
+    /// Counts and logs a request that has been answered, or that was broken off.
     pub fn finish_request(&self, record: RequestRecord) {
-        todo!()
+        let took = record.clock.elapsed();
+        self.0.metrics.request(&record, took.as_secs_f64() * 1e3, &self.0.names);
+        if let Some(log) = &self.0.log {
+            log.write(Entry::Request(Box::new(record), took));
+        }
     }
+
+    /// Counts an opaque stream that is carried: call it once, when its 200 is sent and its endpoint is known.
     pub fn stream_opened(&self, record: &StreamRecord) {
-        todo!()
+        self.0.metrics.stream_opened(record);
     }
+
+    /// Counts and logs an opaque stream: one that ended (status 200), or one that was refused (any other status).
     pub fn finish_stream(&self, record: StreamRecord) {
-        todo!()
+        let took = record.clock.elapsed();
+        self.0.metrics.stream_finished(&record);
+        if let Some(log) = &self.0.log {
+            log.write(Entry::Stream(Box::new(record), took));
+        }
     }
+
+    /// A client's TLS or HTTP/2 handshake failed.
     pub fn handshake_failed(&self, reason: &'static str) {
-        todo!()
+        self.0.metrics.handshake_failed(reason);
     }
+
+    /// A request or a stream was refused or failed; by [`crate::refusal::Refusal::reason`].
     pub fn refused(&self, reason: &'static str) {
-        todo!()
+        self.0.metrics.refused(reason);
     }
+
+    /// A bound was reached; by its name in [`Limits`].
     pub fn limit_hit(&self, limit: &'static str) {
-        todo!()
+        self.0.metrics.limit_hit(limit);
     }
+
     /// A tunnel connection lives as long as the guard.
+    #[must_use]
     pub fn tunnel(&self) -> Gauge {
-        todo!()
+        Gauge::new(&self.0.metrics.tunnels)
     }
+
+    /// A tunnel stream lives as long as the guard.
+    #[must_use]
     pub fn stream(&self) -> Gauge {
-        todo!()
+        Gauge::new(&self.0.metrics.streams)
     }
+
+    /// A snapshot serves from now on; `errors` counts the faults of its configuration.
     pub fn config_applied(&self, generation: u64, errors: usize) {
-        todo!()
+        self.0.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.0.metrics.config_errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
     }
+
+    /// Names that the mesh's policies spell out may be label values.
+    pub fn named_by_policies(&self, mesh: &MeshConfig) {
+        self.0.names.named_by_policies(mesh);
+    }
+
+    /// When our certificate expires.
     pub fn certificate(&self, not_after: SystemTime) {
-        todo!()
+        self.0.metrics.certificate(not_after);
     }
+
+    /// MCP sessions remembered now.
     pub fn sessions(&self, count: usize) {
-        todo!()
+        self.0.metrics.sessions.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+
+    /// Connections to endpoints open now.
+    pub fn upstream_connections(&self, count: usize) {
+        self.0.metrics.upstream_connections.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Names that servers really listed; other names count as `other`.
     pub fn listed(&self, service: &Arc<Service>, names: &[String]) {
-        todo!()
+        self.0.names.listed(&service.key, names);
     }
-    /// Prometheus text (OpenMetrics), for `/stats/prometheus`.
+
+    /// Prometheus text (OpenMetrics 1.0), for `/stats/prometheus`.
+    #[must_use]
     pub fn render(&self) -> String {
-        todo!()
+        self.0.metrics.render()
     }
-}
-pub struct Gauge {
-    _p: (),
+
+    /// Waits until the log lines handed over so far are written; `false` if that takes longer than `within`. Blocks
+    /// its thread: for the end of the process.
+    #[must_use]
+    pub fn flush(&self, within: Duration) -> bool {
+        self.0.log.as_ref().is_none_or(|log| log.flush(within))
+    }
 }

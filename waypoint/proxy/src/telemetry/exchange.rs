@@ -1,0 +1,173 @@
+//! Records: what is known of one request or one stream when it ends, filled by `&mut` along its way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use spiffe_id::SpiffeId;
+use waypoint_model::{Service, Workload};
+use waypoint_policy::RuleName;
+
+/// Who called.
+#[derive(Clone, Debug)]
+pub struct SourceRecord {
+    /// Identity by certificate; `None` only where a listener takes peers without one.
+    pub principal: Option<SpiffeId>,
+    /// Where the connection came from.
+    pub address: SocketAddr,
+    /// The workload at that address, for labels only. Never an identity.
+    pub workload: Option<Arc<Workload>>,
+}
+
+/// What policy said.
+#[derive(Clone, Debug, Default)]
+pub enum Decision {
+    /// It ended before a policy was asked.
+    #[default]
+    NotDecided,
+    /// Permitted, by this rule; `None` where no ALLOW policy is attached.
+    Allowed(Option<RuleName>),
+    /// Refused.
+    Denied {
+        /// Envoy's wording of the cause: `rbac_access_denied_matched_policy[<rule>]`, `[none]`.
+        detail: String,
+        /// The DENY rule that matched, if that was the cause.
+        rule: Option<RuleName>,
+    },
+}
+
+impl Decision {
+    /// `allow`, `deny` or `not_decided`: log field and metric label.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NotDecided => "not_decided",
+            Self::Allowed(_) => "allow",
+            Self::Denied { .. } => "deny",
+        }
+    }
+
+    /// The rule that decided.
+    #[must_use]
+    pub fn rule(&self) -> Option<&RuleName> {
+        match self {
+            Self::NotDecided => None,
+            Self::Allowed(rule) | Self::Denied { rule, .. } => rule.as_ref(),
+        }
+    }
+}
+
+/// What an MCP exchange asked for and what became of it.
+#[derive(Clone, Debug, Default)]
+pub struct McpRecord {
+    /// JSON-RPC method as on the wire; of a batch its first, or the refused one.
+    pub method: Option<String>,
+    /// Tool, prompt, resource or task that the message names.
+    pub name: Option<String>,
+    /// Protocol revision.
+    pub revision: Option<String>,
+    /// `call`, `list`, `lifecycle` or `response`.
+    pub kind: Option<&'static str>,
+    /// Messages in the body; more than one in a batch.
+    pub messages: usize,
+    /// Whether the body was held and read to decide.
+    pub body_read: bool,
+    /// List entries left out of the answer.
+    pub hidden: usize,
+    /// List entries that stayed in the answer.
+    pub list_entries: usize,
+    /// The answer was a JSON-RPC error, if that was seen.
+    pub failed: bool,
+}
+
+/// One HTTP request.
+#[derive(Debug)]
+pub struct RequestRecord {
+    /// Wall clock at its first byte.
+    pub started: SystemTime,
+    /// Monotonic clock at its first byte; the duration is taken when the record is finished.
+    pub clock: Instant,
+    /// Who called.
+    pub source: SourceRecord,
+    /// The service that the tunnel names.
+    pub service: Option<Arc<Service>>,
+    /// Service port.
+    pub port: u16,
+    /// Request method.
+    pub method: http::Method,
+    /// Path with query as received.
+    pub path: String,
+    /// `:authority` or Host.
+    pub authority: String,
+    /// `HTTP/1.1` or `HTTP/2`.
+    pub protocol: &'static str,
+    /// User-Agent.
+    pub user_agent: Option<String>,
+    /// `x-request-id`.
+    pub request_id: Option<String>,
+    /// What policy said.
+    pub decision: Decision,
+    /// What dry-run policies would have said.
+    pub dry_run: Option<String>,
+    /// AUDIT rules that matched.
+    pub audited: Vec<RuleName>,
+    /// Endpoint of the last attempt, and the address that was dialled.
+    pub upstream: Option<(Arc<Workload>, SocketAddr)>,
+    /// Route that took it.
+    pub route: Option<Arc<str>>,
+    /// What the protocol reader saw, on MCP ports or by observation.
+    pub mcp: Option<McpRecord>,
+    /// Status of the answer; 0 if none was sent.
+    pub status: u16,
+    /// gRPC status of the answer.
+    pub grpc_status: Option<i32>,
+    /// Envoy's response flag; `-` or empty for none.
+    pub flags: &'static str,
+    /// Envoy's response code detail.
+    pub detail: String,
+    /// Body bytes from the client.
+    pub bytes_received: u64,
+    /// Body bytes to the client.
+    pub bytes_sent: u64,
+    /// Snapshot that it was judged by.
+    pub generation: u64,
+    /// Whether it is gRPC.
+    pub grpc: bool,
+}
+
+/// One opaque stream. Refused ones have a status other than 200.
+#[derive(Debug)]
+pub struct StreamRecord {
+    /// Wall clock at CONNECT.
+    pub started: SystemTime,
+    /// Monotonic clock at CONNECT.
+    pub clock: Instant,
+    /// Who called.
+    pub source: SourceRecord,
+    /// The service that the tunnel names.
+    pub service: Option<Arc<Service>>,
+    /// Service port.
+    pub port: u16,
+    /// CONNECT's authority.
+    pub authority: String,
+    /// What policy said.
+    pub decision: Decision,
+    /// Endpoint, and the address that was dialled.
+    pub upstream: Option<(Arc<Workload>, SocketAddr)>,
+    /// Status of CONNECT.
+    pub status: u16,
+    /// Envoy's response flag; `-` or empty for none.
+    pub flags: &'static str,
+    /// Why it ended, where that was not an end by both sides.
+    pub detail: String,
+    /// Bytes from the client.
+    pub bytes_received: u64,
+    /// Bytes to the client.
+    pub bytes_sent: u64,
+    /// Snapshot that it was judged by last.
+    pub generation: u64,
+    /// What dry-run policies would have said.
+    pub dry_run: Option<String>,
+    /// AUDIT rules that matched.
+    pub audited: Vec<RuleName>,
+}
