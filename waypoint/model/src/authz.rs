@@ -44,11 +44,11 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Expr {
     /// Every part holds.
-    All(Vec<Expr>),
+    All(Vec<Self>),
     /// Some part holds.
-    Any(Vec<Expr>),
+    Any(Vec<Self>),
     /// The part does not hold.
-    Not(Box<Expr>),
+    Not(Box<Self>),
     /// A leaf.
     Test(Test),
 }
