@@ -1,0 +1,210 @@
+//! Compiled rules: trees of sets, asked with three values.
+
+use agent_protocols::{FactKey, Facts, Truth};
+use http::{HeaderMap, HeaderName};
+use waypoint_model::{PathPattern, Template, Test};
+
+use crate::addresses::Ranges;
+use crate::attributes::{Head, HttpAttributes, namespaces, service_accounts};
+use crate::compile::CannotCompile;
+use crate::strings::Strings;
+use crate::truth;
+
+/// A compiled tree. Constants fold away when it is built, so `All` and `Any` have two parts or more, or none.
+#[derive(Debug)]
+pub(crate) enum Clause {
+    /// Every part holds; true when empty.
+    All(Vec<Self>),
+    /// Some part holds; false when empty.
+    Any(Vec<Self>),
+    /// The part does not hold.
+    Not(Box<Self>),
+    /// A leaf.
+    Match(Matcher),
+}
+
+impl Clause {
+    /// Whether it holds for a request.
+    pub(crate) fn truth(&self, head: &Head<'_>, facts: &dyn Facts) -> Truth {
+        match self {
+            Self::All(parts) => truth::all(parts.iter().map(|part| part.truth(head, facts))),
+            Self::Any(parts) => truth::any(parts.iter().map(|part| part.truth(head, facts))),
+            Self::Not(part) => truth::not(part.truth(head, facts)),
+            Self::Match(matcher) => matcher.truth(head, facts),
+        }
+    }
+}
+
+/// One attribute and the values that satisfy it.
+#[derive(Debug)]
+pub(crate) enum Matcher {
+    Principal(Strings),
+    Namespace(Strings),
+    ServiceAccount(Vec<(Box<str>, Box<str>)>),
+    TrustDomain(Strings),
+    SourceIp(Ranges),
+    RemoteIp(Ranges),
+    DestinationIp(Ranges),
+    DestinationPort(Vec<u16>),
+    Sni(Strings),
+    /// In lower case.
+    Host(Strings),
+    Method(Strings),
+    Path(Strings, Vec<Template>),
+    Header(Field, Strings),
+    Fact(FactKey, Strings),
+}
+
+/// A header, or the pseudo-header that Envoy shows under the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    Authority,
+    Method,
+    Header(HeaderName),
+}
+
+impl Matcher {
+    /// A leaf of one value.
+    pub(crate) fn new(test: &Test) -> Result<Self, CannotCompile> {
+        Ok(match test {
+            Test::Principal(value) => Self::Principal(Strings::one(value)),
+            Test::Namespace(value) => Self::Namespace(Strings::one(value)),
+            Test::ServiceAccount { namespace, name } => {
+                Self::ServiceAccount(vec![(namespace.as_str().into(), name.as_str().into())])
+            }
+            Test::TrustDomain(value) => Self::TrustDomain(Strings::one(value)),
+            Test::SourceIp(net) => Self::SourceIp(Ranges::one(*net)),
+            Test::RemoteIp(net) => Self::RemoteIp(Ranges::one(*net)),
+            Test::DestinationIp(net) => Self::DestinationIp(Ranges::one(*net)),
+            Test::DestinationPort(port) => Self::DestinationPort(vec![*port]),
+            Test::Sni(value) => Self::Sni(Strings::one(value)),
+            Test::Host(value) => Self::Host(Strings::one_ignoring_case(value)),
+            Test::Method(value) => Self::Method(Strings::one(value)),
+            Test::Path(PathPattern::Text(value)) => Self::Path(Strings::one(value), Vec::new()),
+            Test::Path(PathPattern::Template(template)) => {
+                Self::Path(Strings::default(), vec![template.clone()])
+            }
+            Test::Header { name, value } => Self::Header(Field::parse(name)?, Strings::one(value)),
+            Test::Fact { filter, key, value } => {
+                Self::Fact(FactKey::parse(filter, key)?, Strings::one(value))
+            }
+        })
+    }
+
+    /// Takes up the values of another leaf as alternatives; gives it back if it asks about another attribute.
+    pub(crate) fn absorb(&mut self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Principal(mine), Self::Principal(more))
+            | (Self::Namespace(mine), Self::Namespace(more))
+            | (Self::TrustDomain(mine), Self::TrustDomain(more))
+            | (Self::Sni(mine), Self::Sni(more))
+            | (Self::Host(mine), Self::Host(more))
+            | (Self::Method(mine), Self::Method(more)) => mine.absorb(more),
+            (Self::ServiceAccount(mine), Self::ServiceAccount(more)) => mine.extend(more),
+            (Self::SourceIp(mine), Self::SourceIp(more))
+            | (Self::RemoteIp(mine), Self::RemoteIp(more))
+            | (Self::DestinationIp(mine), Self::DestinationIp(more)) => mine.absorb(more),
+            (Self::DestinationPort(mine), Self::DestinationPort(more)) => mine.extend(more),
+            (Self::Path(mine, templates), Self::Path(more, more_templates)) => {
+                mine.absorb(more);
+                templates.extend(more_templates);
+            }
+            (Self::Header(field, mine), Self::Header(same, more)) if *field == same => mine.absorb(more),
+            (Self::Fact(key, mine), Self::Fact(same, more)) if *key == same => mine.absorb(more),
+            (_, other) => return Some(other),
+        }
+        None
+    }
+
+    /// Puts the collected values into the order that lookups need.
+    pub(crate) fn seal(&mut self) {
+        match self {
+            Self::SourceIp(ranges) | Self::RemoteIp(ranges) | Self::DestinationIp(ranges) => ranges.seal(),
+            Self::ServiceAccount(accounts) => accounts.sort_unstable(),
+            Self::DestinationPort(ports) => ports.sort_unstable(),
+            Self::Principal(_)
+            | Self::Namespace(_)
+            | Self::TrustDomain(_)
+            | Self::Sni(_)
+            | Self::Host(_)
+            | Self::Method(_)
+            | Self::Path(..)
+            | Self::Header(..)
+            | Self::Fact(..) => {}
+        }
+    }
+
+    fn truth(&self, head: &Head<'_>, facts: &dyn Facts) -> Truth {
+        let (source, destination) = (&head.attributes.source, &head.attributes.destination);
+        let peer = source.identity;
+        let ask_http = |holds: &dyn Fn(&HttpAttributes<'_>) -> bool| {
+            head.attributes.http.as_ref().map_or(Truth::NotYet, |http| truth::of(holds(http)))
+        };
+        match self {
+            Self::Principal(values) => {
+                truth::of(peer.is_some_and(|id| values.matches(id.principal().as_bytes())))
+            }
+            Self::Namespace(values) => {
+                truth::of(peer.is_some_and(|id| namespaces(id).any(|name| values.matches(name.as_bytes()))))
+            }
+            Self::ServiceAccount(accounts) => truth::of(
+                peer.is_some_and(|id| service_accounts(id).any(|account| holds_account(accounts, account))),
+            ),
+            Self::TrustDomain(values) => {
+                truth::of(peer.is_some_and(|id| values.matches(id.trust_domain().as_bytes())))
+            }
+            Self::SourceIp(ranges) => truth::of(ranges.contain(source.ip)),
+            Self::RemoteIp(ranges) => truth::of(ranges.contain(source.remote_ip)),
+            Self::DestinationIp(ranges) => truth::of(destination.ip.is_some_and(|ip| ranges.contain(ip))),
+            Self::DestinationPort(ports) => truth::of(ports.binary_search(&destination.port).is_ok()),
+            Self::Sni(values) => {
+                truth::of(destination.sni.is_some_and(|name| values.matches(name.as_bytes())))
+            }
+            Self::Host(values) => ask_http(&|_| values.matches(head.host.as_bytes())),
+            Self::Method(values) => ask_http(&|http| values.matches(http.method.as_bytes())),
+            Self::Path(values, templates) => ask_http(&|http| {
+                values.matches(http.path.as_bytes())
+                    || templates.iter().any(|template| template.matches(http.path))
+            }),
+            Self::Header(field, values) => ask_http(&|http| field.matches(http, values)),
+            Self::Fact(key, values) => facts.ask(key, &mut |text| values.matches(text.as_bytes())),
+        }
+    }
+}
+
+fn holds_account(accounts: &[(Box<str>, Box<str>)], (namespace, name): (&str, &str)) -> bool {
+    accounts.binary_search_by(|(ns, sa)| (ns.as_ref(), sa.as_ref()).cmp(&(namespace, name))).is_ok()
+}
+
+impl Field {
+    /// Envoy shows `:authority` under `host` too. `:path` is refused: Envoy would compare it with its query, and the
+    /// query is no part of what is judged here.
+    fn parse(name: &str) -> Result<Self, CannotCompile> {
+        match name {
+            ":authority" | "host" => Ok(Self::Authority),
+            ":method" => Ok(Self::Method),
+            _ => name.parse().map(Self::Header).map_err(|_| CannotCompile::Header(name.to_owned())),
+        }
+    }
+
+    fn matches(&self, http: &HttpAttributes<'_>, values: &Strings) -> bool {
+        match self {
+            Self::Authority => values.matches(http.authority.as_bytes()),
+            Self::Method => values.matches(http.method.as_bytes()),
+            Self::Header(name) => header_matches(http.headers, name, values),
+        }
+    }
+}
+
+/// Several lines of one name are one value, joined by `,`, as Envoy does.
+fn header_matches(headers: &HeaderMap, name: &HeaderName, values: &Strings) -> bool {
+    let mut lines = headers.get_all(name).iter();
+    let Some(first) = lines.next() else { return false };
+    let Some(second) = lines.next() else { return values.matches(first.as_bytes()) };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.push(b',');
+        joined.extend_from_slice(line.as_bytes());
+    }
+    values.matches(&joined)
+}
