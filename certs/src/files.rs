@@ -50,7 +50,7 @@ impl FileSource {
         Self::open_at(Pace::default(), paths)
     }
 
-    fn open_at(pace: Pace, paths: FilePaths) -> Result<Self, SvidError> {
+    pub(crate) fn open_at(pace: Pace, paths: FilePaths) -> Result<Self, SvidError> {
         let (publisher, published) = publisher(Some(read_settled(&paths)?));
         let files = paths.clone();
         watcher::spawn("svid-files", &[&paths.chain, &paths.key, &paths.bundle], pace, move || {
@@ -160,7 +160,7 @@ mod tests {
     async fn key_and_chain_written_one_after_the_other_are_never_taken_apart() {
         let authority = Authority::root("root");
         let files = Files::holding(&authority.issue(&Leaf::of(ID)), authority.bundle());
-        let source = FileSource::open(files.paths()).unwrap();
+        let source = FileSource::open_at(Pace::EVENTS_ONLY, files.paths()).unwrap();
         let (mut svid, mut error) = (source.watch(), source.0.error.clone());
         let first = svid.borrow_and_update().clone().unwrap();
         let next = authority.issue(&Leaf::of(ID));
@@ -187,7 +187,7 @@ mod tests {
         let authority = Authority::root("root");
         let good = authority.issue(&Leaf::of(ID));
         let files = Files::holding(&good, authority.bundle());
-        let source = FileSource::open(files.paths()).unwrap();
+        let source = FileSource::open_at(Pace::EVENTS_ONLY, files.paths()).unwrap();
         let (svid, mut error) = (source.watch(), source.0.error.clone());
         let first = svid.borrow().clone().unwrap();
         let expired = authority.issue(&Leaf { valid: (-120, -60), ..Leaf::of(ID) });

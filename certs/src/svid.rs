@@ -125,7 +125,10 @@ impl fmt::Debug for X509Svid {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+    use rcgen::{
+        BasicConstraints, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+        PKCS_RSA_SHA256,
+    };
     use std::time::Duration;
 
     use super::*;
@@ -163,6 +166,9 @@ mod tests {
         let (good, other) = (authority.issue(&Leaf::of(ID)), authority.issue(&Leaf::of(ID)));
         let of = |uris: &[&'static str]| authority.issue(&Leaf { uris: uris.to_vec(), ..Leaf::default() });
         let of_time = |valid| authority.issue(&Leaf { valid, ..Leaf::of(ID) });
+        // Without key usage, so that only the basic constraint tells.
+        let unconstrained = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = authority.issue(&Leaf { is_ca: unconstrained, key_usages: Vec::new(), ..Leaf::of(ID) });
         let chain = |chain: &str| Issued { chain: chain.to_owned(), ..good.clone() };
         let key = |key: &str| Issued { key: key.to_owned(), ..good.clone() };
         let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -178,6 +184,7 @@ mod tests {
             (of(&["https://td.example/a"]), root, "the URI SAN is no SPIFFE ID: "),
             (of(&["spiffe://td.example"]), root, "the SPIFFE ID names a trust domain"),
             (chain(root), root, "the certificate may sign others"),
+            (ca, root, "the certificate may sign others"),
             (of_time((60, 600)), root, "the certificate is valid from "),
             (of_time((-600, -60)), root, "the certificate expired at "),
             (key(""), root, "no private key in PEM"),

@@ -1,6 +1,7 @@
 //! Both sides of the mesh's TLS.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -17,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use crate::{
     clock::Clock,
     error::HandshakeError,
-    identity::{Authenticated, PeerCertificate},
+    identity::{Authenticated, PeerCertificate, PeerIdentity},
     io::Io,
     provider,
     revocation::Revocations,
@@ -35,10 +36,9 @@ const H2: &[u8] = b"h2";
 /// Each handshake uses the SVID of its moment; connections that are open go on when it changes. Cheap to clone. The
 /// source may be dropped if it is a [`FileSource`](crate::FileSource) or
 /// [`WorkloadApiSource`](crate::WorkloadApiSource): those live as long as somebody listens.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MeshTls(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     svid: watch::Receiver<Option<Arc<X509Svid>>>,
     domains: Arc<TrustDomains>,
@@ -49,7 +49,6 @@ struct Inner {
 }
 
 /// One SVID, made ready for handshakes.
-#[derive(Debug)]
 struct Party {
     svid: Arc<X509Svid>,
     trust: Arc<Trust>,
@@ -156,6 +155,13 @@ impl MeshTls {
     }
 }
 
+/// Says who we are, and nothing of what rustls keeps of our key.
+impl fmt::Debug for MeshTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshTls").field("local_id", &self.local_id()).finish_non_exhaustive()
+    }
+}
+
 impl Inner {
     fn prepare(&self, svid: Arc<X509Svid>) -> Result<Party, HandshakeError> {
         let trust = Arc::new(Trust::new(&svid, Arc::clone(&self.domains), self.revocations.clone()));
@@ -208,7 +214,7 @@ impl Party {
         &self,
         connection: &CommonState,
         usage: Usage,
-    ) -> Result<(crate::identity::PeerIdentity, PeerCertificate), HandshakeError> {
+    ) -> Result<(PeerIdentity, PeerCertificate), HandshakeError> {
         if connection.alpn_protocol() != Some(H2) {
             return Err(HandshakeError::Alpn);
         }

@@ -24,6 +24,13 @@ pub(crate) struct Pace {
     pub(crate) failed: Duration,
 }
 
+#[cfg(test)]
+impl Pace {
+    /// Slower than any test: what is noticed was told by an event.
+    pub(crate) const EVENTS_ONLY: Self =
+        Self { settled: Duration::from_secs(86_400), failed: Duration::from_secs(86_400) };
+}
+
 impl Default for Pace {
     fn default() -> Self {
         Self { settled: Duration::from_secs(5), failed: Duration::from_secs(1) }

@@ -15,7 +15,7 @@ use super::{
     peer::Peer,
     soon,
 };
-use crate::{FilePaths, FileSource, MeshTls, Revocations, StaticSource, TrustDomains};
+use crate::{FilePaths, FileSource, MeshTls, Revocations, StaticSource, TrustDomains, watcher::Pace};
 
 /// A directory as the kubelet mounts it: the files are links through `..data`, which is a link to the version of the day.
 struct Volume {
@@ -58,7 +58,7 @@ impl Volume {
 async fn a_symlink_swap_renews_for_new_handshakes_and_leaves_open_connections_alone() {
     let authority = Authority::root("root");
     let volume = Volume::holding(&authority.issue(&Leaf::of(WAYPOINT)), authority.bundle());
-    let source = FileSource::open(volume.paths()).unwrap();
+    let source = FileSource::open_at(Pace::EVENTS_ONLY, volume.paths()).unwrap();
     let server = MeshTls::new(&source, TrustDomains::default(), Revocations::none());
     // The source keeps working for those who listen.
     drop(source);
