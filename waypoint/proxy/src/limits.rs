@@ -72,6 +72,9 @@ pub struct Limits {
     /// Idle time after which a remembered session is forgotten.
     #[serde(with = "millis")]
     pub session_idle: Duration,
+    /// Age after which a sealed session id is no longer accepted.
+    #[serde(with = "millis")]
+    pub session_age: Duration,
     /// Log lines waiting to be written; beyond it they are dropped and counted.
     pub log_queue: usize,
     /// Label sets of one metric; beyond it `other`.
@@ -118,11 +121,24 @@ impl Default for Limits {
             upstream_idle: Duration::from_secs(300),
             sessions: 100_000,
             session_idle: Duration::from_secs(24 * 3600),
+            session_age: Duration::from_secs(7 * 24 * 3600),
             log_queue: 8_192,
             label_sets: 10_000,
             drain_linger: Duration::from_secs(3),
             drain_deadline: Duration::from_secs(25),
             recheck: Duration::from_millis(250),
+        }
+    }
+}
+
+impl Limits {
+    /// The bounds that the protocol reader keeps.
+    pub(crate) fn protocol(&self) -> agent_protocols::Limits {
+        agent_protocols::Limits {
+            body: self.inspected_body,
+            list: self.screened_list,
+            sse_event: self.sse_event,
+            ..agent_protocols::Limits::default()
         }
     }
 }

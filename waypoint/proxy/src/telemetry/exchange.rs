@@ -135,6 +135,47 @@ pub struct RequestRecord {
     pub grpc: bool,
 }
 
+impl RequestRecord {
+    /// A record that starts now; the rest is filled along the way.
+    #[must_use]
+    pub fn begin(source: SourceRecord) -> Self {
+        Self {
+            started: SystemTime::now(),
+            clock: Instant::now(),
+            source,
+            service: None,
+            port: 0,
+            method: http::Method::GET,
+            path: String::new(),
+            authority: String::new(),
+            protocol: "HTTP/1.1",
+            user_agent: None,
+            request_id: None,
+            decision: Decision::NotDecided,
+            dry_run: None,
+            audited: Vec::new(),
+            upstream: None,
+            route: None,
+            mcp: None,
+            status: 0,
+            grpc_status: None,
+            flags: "-",
+            detail: String::new(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            generation: 0,
+            grpc: false,
+        }
+    }
+
+    /// Takes the record out, to be finished; what stays behind is blank.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let source = SourceRecord { principal: None, address: self.source.address, workload: None };
+        std::mem::replace(self, Self::begin(source))
+    }
+}
+
 /// One opaque stream. Refused ones have a status other than 200.
 #[derive(Debug)]
 pub struct StreamRecord {
@@ -170,4 +211,36 @@ pub struct StreamRecord {
     pub dry_run: Option<String>,
     /// AUDIT rules that matched.
     pub audited: Vec<RuleName>,
+}
+
+impl StreamRecord {
+    /// A record that starts now; the rest is filled along the way.
+    #[must_use]
+    pub fn begin(source: SourceRecord) -> Self {
+        Self {
+            started: SystemTime::now(),
+            clock: Instant::now(),
+            source,
+            service: None,
+            port: 0,
+            authority: String::new(),
+            decision: Decision::NotDecided,
+            upstream: None,
+            status: 0,
+            flags: "-",
+            detail: String::new(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            generation: 0,
+            dry_run: None,
+            audited: Vec::new(),
+        }
+    }
+
+    /// Takes the record out, to be finished; what stays behind is blank.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let source = SourceRecord { principal: None, address: self.source.address, workload: None };
+        std::mem::replace(self, Self::begin(source))
+    }
 }
