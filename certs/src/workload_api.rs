@@ -10,7 +10,11 @@ use std::{
 use futures_util::{Stream, StreamExt as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use spiffe::{WorkloadApiClient, WorkloadApiError, X509Bundle, X509Context, transport::Endpoint};
-use tokio::{runtime::Handle, sync::watch, time};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{self, error::Elapsed},
+};
 
 use crate::{
     bundle::{Bundle, Bundles},
@@ -21,6 +25,8 @@ use crate::{
 
 /// How long an agent may take to answer the call and to send the first SVID.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// What is said of an agent that lets us wait longer.
+const NO_ANSWER: &str = "no answer in time";
 /// The first pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -97,10 +103,15 @@ async fn follow(endpoint: &Endpoint, publisher: &Publisher) -> Lost {
     let mut stream = match time::timeout(FIRST_ANSWER, open(endpoint)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Lost { fault: error.to_string(), delivered },
-        Err(_) => return Lost { fault: "no answer".to_owned(), delivered },
+        Err(_) => return Lost { fault: NO_ANSWER.to_owned(), delivered },
     };
     let mut fault = "the agent ended the stream".to_owned();
-    while let Some(message) = next(&mut stream, delivered).await {
+    loop {
+        let message = match next(&mut stream, delivered).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Lost { fault, delivered },
+            Err(_) => return Lost { fault: NO_ANSWER.to_owned(), delivered },
+        };
         match message.map_err(|e| e.to_string()).and_then(|context| read(&context).map_err(|e| e.to_string()))
         {
             Ok(svid) => {
@@ -114,7 +125,6 @@ async fn follow(endpoint: &Endpoint, publisher: &Publisher) -> Lost {
             }
         }
     }
-    Lost { fault, delivered }
 }
 
 async fn open(
@@ -123,12 +133,12 @@ async fn open(
     Ok(Box::pin(WorkloadApiClient::connect(endpoint.clone()).await?.stream_x509_contexts().await?))
 }
 
-/// The first message is due soon; later ones come when it is time to renew.
-async fn next<S: Stream + Unpin>(stream: &mut S, delivered: bool) -> Option<S::Item> {
+/// The first usable message is due soon; later ones come when it is time to renew.
+async fn next<S: Stream + Unpin>(stream: &mut S, delivered: bool) -> Result<Option<S::Item>, Elapsed> {
     if delivered {
-        return stream.next().await;
+        return Ok(stream.next().await);
     }
-    time::timeout(FIRST_ANSWER, stream.next()).await.ok().flatten()
+    time::timeout(FIRST_ANSWER, stream.next()).await
 }
 
 fn read(context: &X509Context) -> Result<X509Svid, SvidError> {

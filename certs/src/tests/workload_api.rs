@@ -153,6 +153,17 @@ async fn a_source_that_nobody_listens_to_hangs_up() {
     soon(tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut sink)).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_says_nothing_is_given_up_and_called_again() {
+    let socket = Socket::new();
+    let listener = tokio::net::UnixListener::bind(socket.path()).unwrap();
+    let source = socket.source();
+    // Both stay open, so that only the deadline can end the first.
+    let _first = listener.accept().await.unwrap();
+    let _second = listener.accept().await.unwrap();
+    assert_eq!(source.last_error().unwrap(), "Workload API: no answer in time");
+}
+
 #[test]
 fn a_bad_address_or_no_runtime_is_an_error_at_once() {
     for bad in ["", "agent.sock", "unix://host/agent.sock", "http://127.0.0.1/", "unix:///"] {
