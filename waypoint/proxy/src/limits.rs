@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bounds and deadlines. Sizes are bytes. Each is a key of the settings file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// HBONE connections open at once; beyond it accepting stops.
@@ -13,7 +14,7 @@ pub struct Limits {
     /// TLS handshakes in flight; beyond it a new connection is closed.
     pub handshakes: usize,
     /// Deadline of one TLS and HTTP/2 handshake.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub handshake_timeout: Duration,
     /// Streams a client may have open on one HBONE connection. Not under 100: ztunnel assumes as many.
     pub streams_per_connection: u32,
@@ -36,7 +37,7 @@ pub struct Limits {
     /// Bodies held for judging, all together; beyond it 503.
     pub inspected_total: usize,
     /// Time for a client to send a body that is to be judged.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub inspection_timeout: Duration,
     /// Largest list answer that is filtered; beyond it the answer is refused, never passed unfiltered.
     pub screened_list: usize,
@@ -47,13 +48,13 @@ pub struct Limits {
     /// Bytes looked at to tell the protocol of an undeclared port.
     pub sniffed: usize,
     /// Time to wait for them; then the stream is opaque.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub sniff_timeout: Duration,
     /// Deadline for TCP, TLS and CONNECT to an endpoint.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub connect_timeout: Duration,
     /// Time for a client to send a request head inside a tunnel.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub request_head_timeout: Duration,
     /// Requests to one endpoint at once (circuit breaker); beyond it 503 UO.
     pub endpoint_requests: usize,
@@ -62,31 +63,31 @@ pub struct Limits {
     /// Consecutive failures (connect, reset, 5xx from the gateway) that eject an endpoint.
     pub ejection_failures: u32,
     /// First ejection time; doubles up to ten times it.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub ejection_time: Duration,
     /// Idle time after which a pooled upstream connection is closed.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub upstream_idle: Duration,
     /// MCP sessions remembered where ids are not sealed; the least recently used goes first.
     pub sessions: usize,
     /// Idle time after which a remembered session is forgotten.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub session_idle: Duration,
     /// Age after which a sealed session id is no longer accepted.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub session_age: Duration,
     /// Log lines waiting to be written; beyond it they are dropped and counted.
     pub log_queue: usize,
     /// Label sets of one metric; beyond it `other`.
     pub label_sets: usize,
     /// After SIGTERM: not ready, still accepting.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub drain_linger: Duration,
     /// After SIGTERM: streams still open are reset.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub drain_deadline: Duration,
     /// How often open connections are checked for expiry, and long streams for a changed policy.
-    #[serde(with = "millis")]
+    #[serde(with = "Millis")]
     pub recheck: Duration,
 }
 
@@ -144,16 +145,16 @@ impl Limits {
 }
 
 /// Durations are written in the settings file as whole milliseconds.
-mod millis {
-    use std::time::Duration;
+#[derive(JsonSchema)]
+#[schemars(description = "Milliseconds.", transparent)]
+struct Millis(#[expect(dead_code, reason = "only its schema and its functions are used")] u64);
 
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+impl Millis {
+    fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }

@@ -171,8 +171,8 @@ impl<'a> Line<'a> {
 
     fn judged(mut self, decision: &Decision, audited: &[RuleName], generation: u64) -> Self {
         self.decision = decision.name();
-        self.policy_rule = decision.rule().map(rule_name);
-        self.audit_rules = audited.iter().map(rule_name).collect();
+        self.policy_rule = decision.rule().map(ToString::to_string);
+        self.audit_rules = audited.iter().map(ToString::to_string).collect();
         self.generation = generation;
         self
     }
@@ -252,11 +252,6 @@ fn denial(decision: &Decision) -> &str {
         Decision::Denied { detail, .. } => detail,
         Decision::NotDecided | Decision::Allowed(_) => "",
     }
-}
-
-/// Istio's name of a rule.
-fn rule_name(rule: &RuleName) -> String {
-    format!("ns[{}]-policy[{}]-rule[{}]", rule.policy.namespace, rule.policy.name, rule.rule)
 }
 
 fn timestamp(at: SystemTime) -> String {
