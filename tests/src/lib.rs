@@ -10,15 +10,21 @@
 //! [`mesh::Mesh`] puts these together for the usual case; the parts can be used on their own.
 //! Set-up that fails returns an error with its cause; a broken promise of the binary panics and says what was expected.
 //! Nothing sleeps: [`wait`] waits for a condition with a deadline.
+//!
+//! Real neighbours (SDKs, the conformance suite, gRPC, WebSocket) are scripts that [`neighbours`] starts; [`stand`] puts
+//! a waypoint before one. A file of tests begins with `#![cfg(test)]`, which tells the lints that it is one.
 
 pub mod addresses;
 pub mod ca;
+pub mod forward;
 pub mod http;
 pub mod lines;
 pub mod manifests;
 pub mod mesh;
+pub mod neighbours;
 pub mod portcullis;
 pub mod process;
+pub mod stand;
 pub mod tls;
 pub mod upstream;
 pub mod wait;

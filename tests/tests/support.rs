@@ -1,5 +1,7 @@
 //! The support proves itself: its two ztunnels and its clients and servers are tried on each other, without the waypoint.
 
+#![cfg(test)]
+
 use anyhow::Result;
 use http::{Request, StatusCode};
 use portcullis_tests::addresses::Addresses;

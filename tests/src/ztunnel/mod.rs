@@ -5,7 +5,7 @@ mod outbound;
 mod stream;
 
 pub use inbound::{Answer, Inbound, SeenConnect};
-pub use outbound::{Connection, Forwarded, Outbound, Refused};
+pub use outbound::{Connection, Outbound, Refused};
 pub use stream::TunnelStream;
 
 /// Port of HBONE on every pod (Istio).

@@ -2,6 +2,7 @@
 
 use super::{TunnelStream, WINDOWS};
 use crate::ca::{Ca, Svid};
+use crate::forward::Forwarded;
 use crate::{tls, wait};
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -10,9 +11,9 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use rustls::pki_types::ServerName;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::Mutex;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 /// A source pod's ztunnel: one identity, one waypoint. Like ztunnel it keeps one connection and opens streams on it.
@@ -87,29 +88,12 @@ impl Outbound {
 
     /// A local TCP port whose every connection is carried to `authority`: for real clients that know nothing of HBONE.
     pub async fn forward(&self, authority: &str) -> Result<Forwarded> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
         let (this, authority) = (self.clone(), authority.to_owned());
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (this, authority) = (this.clone(), authority.clone());
-                tokio::spawn(async move { this.carry(tcp, &authority).await });
-            }
-        });
-        Ok(Forwarded { address, task: task.abort_handle() })
-    }
-
-    /// Carries one application connection. A refused CONNECT closes it, as ztunnel does; a reset stays a reset.
-    async fn carry(&self, mut tcp: TcpStream, authority: &str) {
-        let _ = tcp.set_nodelay(true);
-        let copied = match self.connect(authority).await {
-            Ok(mut tunnel) => tokio::io::copy_bidirectional(&mut tcp, &mut tunnel).await.map(|_| ()),
-            Err(_) => Ok(()),
-        };
-        if copied.is_err() {
-            // Zero linger turns the close into a TCP reset, so the application can't mistake it for a clean end.
-            let _ = tcp.set_zero_linger();
-        }
+        Forwarded::to(move || {
+            let (this, authority) = (this.clone(), authority.clone());
+            async move { this.connect(&authority).await }
+        })
+        .await
     }
 }
 
@@ -196,27 +180,5 @@ impl Refused {
                 None => panic!("CONNECT failed without a status: {error:#}"),
             },
         }
-    }
-}
-
-/// A forwarded local port; closed when dropped.
-#[derive(Debug)]
-pub struct Forwarded {
-    /// Where to connect.
-    pub address: SocketAddr,
-    task: AbortHandle,
-}
-
-impl Forwarded {
-    /// The URL of `path` behind this port. `localhost`, because MCP servers check the Host header for it.
-    #[must_use]
-    pub fn url(&self, path: &str) -> String {
-        format!("http://localhost:{}{path}", self.address.port())
-    }
-}
-
-impl Drop for Forwarded {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
