@@ -1,0 +1,12 @@
+//! JSON read strictly: one reading of a text, or none.
+
+mod decimal;
+mod document;
+mod strict;
+mod text;
+
+pub use document::{Document, Elements, Members, Shape, Value};
+pub use strict::{Bounds, JsonError};
+
+pub(crate) use decimal::canonical;
+pub(crate) use text::{folds_to, is_twin, plain_run, quote};

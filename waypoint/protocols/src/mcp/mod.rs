@@ -1,0 +1,23 @@
+//! The Model Context Protocol, revisions 2024-11-05 to 2026-07-28, over HTTP.
+
+mod answer;
+mod exchange;
+mod head;
+mod message;
+mod method;
+mod observe;
+mod revision;
+mod routing;
+mod screen;
+mod subject;
+
+pub use answer::{DenyMode, no_access, refuse, session_not_found, unscreenable};
+pub use exchange::Exchange;
+pub use head::{Head, HeadKind};
+pub use message::Message;
+pub use method::{Method, methods};
+pub use observe::observe;
+pub use revision::Revision;
+pub use routing::sanitize;
+pub use screen::{Entry, Judge, ListKind, Screened, SseScreen, Unscreenable, screen_json};
+pub use subject::Subject;

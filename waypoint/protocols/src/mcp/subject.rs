@@ -1,0 +1,174 @@
+//! What one message asks for, as facts.
+
+use crate::facts::{FactKey, Facts, Kind, Truth, tell};
+use crate::json::{Document, Shape, Value, canonical, folds_to};
+use crate::uri::template_prefix;
+use ::http::HeaderValue;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What one message asks for, once per protected thing: a `subscriptions/listen` has one per URI.
+///
+/// Arguments (`args.<path>`) are the members of `params.arguments` of a tool or prompt: a string as its text, a number
+/// as its shortest decimal (`1.0`, `1e0` → `1`), `true` and `false`; an array by each of its scalars; an object,
+/// `null` or a missing argument satisfies nothing. Where servers disagree on what an argument is, the answer is
+/// [`Truth::NotYet`], which must not satisfy an ALLOW rule and must satisfy a DENY rule: a number that doubles cannot
+/// hold, and a key beside which (or instead of which) stands another that differs only in case.
+///
+/// Annotations of tools are not known yet and answer [`Truth::No`].
+#[derive(Debug)]
+pub struct Subject<'b> {
+    pub(super) kind: Kind,
+    pub(super) method: Option<Cow<'b, str>>,
+    pub(super) target: Target<'b>,
+    pub(super) arguments: Option<Arguments<'b>>,
+    pub(super) context: Context<'b>,
+}
+
+/// The protected thing that a message names.
+#[derive(Clone, Debug)]
+pub(super) enum Target<'b> {
+    None,
+    Tool(Cow<'b, str>),
+    Prompt(Cow<'b, str>),
+    /// A URI in canonical form.
+    Resource(Cow<'b, str>),
+    /// A URI template, of which only the literal prefix is known.
+    Template(Cow<'b, str>),
+}
+
+impl Target<'_> {
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Tool(name) | Self::Prompt(name) | Self::Resource(name) | Self::Template(name) => Some(name),
+        }
+    }
+
+    pub(super) fn ask(&self, key: &FactKey, test: &mut dyn FnMut(&str) -> bool) -> Truth {
+        match (key, self) {
+            (FactKey::Tool, Self::Tool(name))
+            | (FactKey::Prompt, Self::Prompt(name))
+            | (FactKey::Resource, Self::Resource(name)) => tell(Some(name), test),
+            (FactKey::Resource, Self::Template(template)) => ask_template(template, test),
+            _ => Truth::No,
+        }
+    }
+
+    pub(super) fn known_prefix(&self, key: &FactKey) -> Option<&str> {
+        match (key, self) {
+            (FactKey::Resource, Self::Template(template)) => template_prefix(template),
+            _ => None,
+        }
+    }
+}
+
+/// Whether every expansion of a template satisfies `test`. A matcher is only a function here, so it is tried on the
+/// literal prefix with something behind it that no rule names: who accepts that, accepts any expansion.
+fn ask_template(template: &str, test: &mut dyn FnMut(&str) -> bool) -> Truth {
+    let mut probe = template_prefix(template).unwrap_or(template).to_owned();
+    probe.push('\u{10FFFF}');
+    if test(&probe) { Truth::Yes } else { Truth::NotYet }
+}
+
+/// `params.arguments` of a message, inside the document it came in.
+#[derive(Clone, Debug)]
+pub(super) struct Arguments<'b> {
+    pub(super) document: Arc<Document<'b>>,
+    pub(super) place: usize,
+}
+
+/// What the head and `initialize` say about the exchange.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Context<'b> {
+    pub(super) session: Option<HeaderValue>,
+    pub(super) version: Option<HeaderValue>,
+    pub(super) proposed: Option<Cow<'b, str>>,
+}
+
+impl Context<'_> {
+    fn version(&self) -> Option<&str> {
+        self.version.as_ref().and_then(|v| v.to_str().ok()).or(self.proposed.as_deref())
+    }
+}
+
+impl Facts for Subject<'_> {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn ask(&self, key: &FactKey, test: &mut dyn FnMut(&str) -> bool) -> Truth {
+        match key {
+            FactKey::Method => tell(self.method.as_deref(), test),
+            FactKey::Kind => tell(self.kind.as_str(), test),
+            FactKey::Session => {
+                tell(self.context.session.as_ref().and_then(|session| session.to_str().ok()), test)
+            }
+            FactKey::ProtocolVersion => tell(self.context.version(), test),
+            FactKey::Argument(path) => self.arguments.as_ref().map_or(Truth::No, |a| a.ask(path, test)),
+            FactKey::Tool | FactKey::Prompt | FactKey::Resource | FactKey::Task => self.target.ask(key, test),
+            FactKey::ToolHint(_) => Truth::No,
+        }
+    }
+
+    fn known_prefix(&self, key: &FactKey) -> Option<&str> {
+        self.target.known_prefix(key)
+    }
+}
+
+impl Arguments<'_> {
+    fn ask(&self, path: &[String], test: &mut dyn FnMut(&str) -> bool) -> Truth {
+        let mut value = self.document.at(self.place);
+        let mut doubtful = false;
+        for segment in path {
+            let (found, twin) = look_up(value, segment);
+            doubtful |= twin;
+            match found {
+                Some(inner) => value = inner,
+                None => return if doubtful { Truth::NotYet } else { Truth::No },
+            }
+        }
+        if doubtful { Truth::NotYet } else { ask_value(value, test) }
+    }
+}
+
+/// The member under `key`, and whether there is another that a reader which ignores case would take for it.
+fn look_up<'d, 'b>(object: Value<'d, 'b>, key: &str) -> (Option<Value<'d, 'b>>, bool) {
+    let mut found = None;
+    let mut twin = false;
+    for (name, value) in object.members() {
+        if name == key {
+            found = Some(value);
+        } else {
+            twin |= folds_to(&name, key);
+        }
+    }
+    (found, twin)
+}
+
+fn ask_value(value: Value<'_, '_>, test: &mut dyn FnMut(&str) -> bool) -> Truth {
+    if !value.is(Shape::Array) {
+        return ask_scalar(value, test);
+    }
+    let mut told = Truth::No;
+    for element in value.elements() {
+        match ask_scalar(element, test) {
+            Truth::Yes => return Truth::Yes,
+            Truth::NotYet => told = Truth::NotYet,
+            Truth::No => {}
+        }
+    }
+    told
+}
+
+fn ask_scalar(value: Value<'_, '_>, test: &mut dyn FnMut(&str) -> bool) -> Truth {
+    match value.shape() {
+        Shape::String => tell(value.as_str().as_deref(), test),
+        Shape::Bool => tell(Some(value.raw()), test),
+        Shape::Number => match canonical(value.raw()) {
+            Some(decimal) => tell(Some(&decimal), test),
+            None => Truth::NotYet,
+        },
+        Shape::Null | Shape::Object | Shape::Array => Truth::No,
+    }
+}
