@@ -68,6 +68,8 @@ pub struct Limits {
     /// Idle time after which a pooled upstream connection is closed.
     #[serde(with = "Millis")]
     pub upstream_idle: Duration,
+    /// Idle HTTP/1.1 connections kept for one endpoint; beyond it they are closed after their response.
+    pub upstream_idle_connections: usize,
     /// MCP sessions remembered where ids are not sealed; the least recently used goes first.
     pub sessions: usize,
     /// Idle time after which a remembered session is forgotten.
@@ -120,6 +122,7 @@ impl Default for Limits {
             ejection_failures: 5,
             ejection_time: Duration::from_secs(30),
             upstream_idle: Duration::from_secs(300),
+            upstream_idle_connections: 100,
             sessions: 100_000,
             session_idle: Duration::from_secs(24 * 3600),
             session_age: Duration::from_secs(7 * 24 * 3600),

@@ -1,2 +1,5 @@
-//! Which rule of a service's routes takes a request.
+//! Which rule of a service's routes takes a request, and what it changes on the way.
+mod host;
+mod matching;
+mod rewrite;
 pub mod table;

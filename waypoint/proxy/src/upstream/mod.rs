@@ -1,87 +1,221 @@
-// SKELETON: files endpoints.rs, connect.rs, pool.rs, send.rs
 //! Towards an endpoint: which one, over which connection, and one attempt after another.
-use crate::{body::Body, limits::Limits};
+
+mod bodies;
+mod connect;
+mod endpoints;
+mod health;
+mod pool;
+mod send;
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use certs::MeshTls;
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
-use waypoint_model::{Locality, Protocol, Service, ServiceKey, TunnelKind, Workload, WorkloadUid};
+use waypoint_model::{Locality, Service, TunnelKind, Workload, WorkloadUid};
 use waypoint_policy::Permit;
+
+use crate::body::Body;
+use crate::limits::Limits;
+use bodies::Running;
+use connect::{ConnectError, Dialer};
+pub use endpoints::Cluster;
+use endpoints::{Endpoint, EndpointKey, Picked, State};
+use health::{Active, Clock, Ejection, Health, Slot};
+use pool::{Connections, EndpointPool};
+use send::{Blame, Failure, Message, RETRIES, deadline};
 
 /// Everything towards endpoints: health that outlives a snapshot, tunnels, inner HTTP connections.
 pub struct Upstreams {
-    _p: (),
+    limits: Limits,
+    locality: Locality,
+    clock: Clock,
+    connections: Connections,
+    /// Locked while a snapshot is built and for metrics, never by a request.
+    states: Mutex<HashMap<EndpointKey, Arc<State>>>,
 }
-/// The endpoints of one service port, as one snapshot sees them; their health is shared with other snapshots.
-pub struct Cluster {
-    _p: (),
-}
-/// One endpoint, counted while held.
+
+/// One endpoint that was chosen.
+///
+/// From [`Upstreams::open_stream`], and after an upgrade, it is counted as busy while this or a clone of it is held.
+/// Otherwise the response body counts it.
 #[derive(Clone)]
 pub struct Chosen {
+    /// The workload.
     pub workload: Arc<Workload>,
-    pub address: SocketAddr, /* , in-flight guard */
+    /// Its address and target port.
+    pub address: SocketAddr,
+    _counted: Option<Arc<Counted>>,
 }
+
+/// What a [`Chosen`] keeps counted; never looked at.
+#[expect(dead_code, reason = "held for what dropping it releases")]
+enum Counted {
+    Stream(Active, Slot),
+    Upgrade(Running),
+}
+
+/// How an endpoint is chosen, and how long one attempt may take.
 #[derive(Clone, Debug, Default)]
 pub struct Pick {
-    /// sessions stick to their endpoint
+    /// The workload that holds the session; no other will do.
     pub pinned: Option<WorkloadUid>,
+    /// One attempt, from its start to the last byte of its response; `None`: no limit of its own.
+    pub backend_timeout: Option<Duration>,
 }
-#[derive(Debug, thiserror::Error)]
+
+/// Why nothing came from upstream.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
+    /// The service has no ready endpoint (UH, 503).
     #[error("no endpoint")]
-    NoEndpoint, /* UH 503 */
+    NoEndpoint,
+    /// The workload that holds the session is gone (404 for an MCP session).
     #[error("the session's endpoint is gone")]
-    PinnedGone, /* 404 for the MCP session */
+    PinnedGone,
+    /// `limits.endpoint_requests` or `limits.endpoint_connections` is reached (UO, 503).
     #[error("circuit open")]
-    Overloaded, /* UO 503 */
+    Overloaded,
+    /// TCP, TLS, HBONE or the check of its identity failed; nothing was sent (UF, 503).
     #[error("connect to {endpoint}")]
     Connect {
+        /// Address and port.
         endpoint: String,
+        /// Why.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
-    }, /* UF 503 */
+    },
+    /// The connection or the stream ended before a response head (UC, 503).
     #[error("reset by {endpoint}")]
     Reset {
+        /// Address and port.
         endpoint: String,
+        /// Why.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
-    }, /* UC 503 */
+    },
+    /// The request's or the attempt's deadline passed (UT, 504).
     #[error("timeout")]
-    Timeout, /* UT 504 */
+    Timeout,
 }
+
+/// What is spoken to the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.1, one request at a time on a connection.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
 impl Upstreams {
+    /// Connects with `tls`, within `limits`; endpoints near `locality` are preferred.
+    #[must_use]
     pub fn new(tls: MeshTls, limits: &Limits, locality: Locality) -> Arc<Self> {
-        todo!()
+        let clock = Clock::start();
+        let connections = Connections::new(Dialer::new(tls, limits), limits, clock);
+        Arc::new(Self { limits: limits.clone(), locality, clock, connections, states: Mutex::default() })
     }
-    /// The cluster of a service port (called while a snapshot is built; the state of known endpoints is kept).
+
+    /// The cluster of a service port (called while a snapshot is built). What is known of an endpoint is kept, as long as it
+    /// has the same workload, address and identity.
+    #[must_use]
     pub fn cluster(
         self: &Arc<Self>,
         service: &Arc<Service>,
         port: u16,
         workloads: &dyn Fn(&WorkloadUid) -> Option<Arc<Workload>>,
     ) -> Arc<Cluster> {
-        todo!()
+        let mut states = self.states();
+        let mut state = |key: EndpointKey| {
+            let fresh = || Arc::new(State::new(key.clone(), &self.limits));
+            Arc::clone(states.entry(key.clone()).or_insert_with(fresh))
+        };
+        Arc::new(Cluster::new(service, port, &self.locality, workloads, &mut state))
     }
-    /// Forgets endpoints and closes pooled connections that no cluster of the newest snapshot names (pod-IP reuse).
+
+    /// Forgets endpoints that no cluster of the newest snapshot names, and lets go of their connections: what runs on them
+    /// goes on, nothing new does (a pod's address may be another's by now).
     pub fn retain(&self, live: &[Arc<Cluster>]) {
-        todo!()
+        let endpoints = || live.iter().flat_map(|cluster| cluster.endpoints());
+        let keys: HashSet<&EndpointKey> = endpoints().map(|endpoint| &endpoint.state.key).collect();
+        let tunnels: HashSet<_> = keys.iter().filter_map(|key| key.live_tunnel()).collect();
+        self.states().retain(|key, state| {
+            let kept = keys.contains(key);
+            if !kept {
+                state.pool.close();
+            }
+            kept
+        });
+        self.connections.dialer.retain(|tunnel| tunnels.contains(tunnel));
     }
-    /// An opaque connection: HBONE tunnel or TCP. Tries another endpoint when connecting fails (no byte was sent).
+
+    /// An opaque byte stream to an endpoint: an HBONE tunnel or TCP. `headers` go on the CONNECT. When connecting fails,
+    /// another endpoint is tried (no byte was sent). Cancel safe.
+    ///
+    /// # Errors
+    /// An [`UpstreamError`]; never `Reset` or `Timeout`.
     pub async fn open_stream(
         &self,
-        permit: &Permit,
+        _permit: &Permit,
         cluster: &Cluster,
         headers: HeaderMap,
     ) -> Result<(hbone::Peer, Chosen), UpstreamError> {
-        todo!()
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut last: Option<UpstreamError> = None;
+        loop {
+            let picked = self.pick(cluster, &Pick::default(), &tried);
+            let Picked { endpoint, active } = match (picked, last) {
+                (Ok(picked), _) => picked,
+                (Err(error), earlier) => return Err(earlier.unwrap_or(error)),
+            };
+            let failure = match self.open_at(&endpoint, headers.clone()).await {
+                Ok((peer, slot)) => {
+                    self.blame(&endpoint).succeeded();
+                    return Ok((peer, Chosen::new(&endpoint, Some(Counted::Stream(active, slot)))));
+                }
+                Err(failure) => failure,
+            };
+            if failure.is_of_endpoint() {
+                self.blame(&endpoint).failed();
+            }
+            let error = failure.at(&endpoint);
+            if tried.len() >= RETRIES {
+                return Err(error);
+            }
+            tried.push(endpoint);
+            last = Some(error);
+        }
     }
-    /// Sends one request: `Body::Full`/`Empty` up to the replay limit may be tried again, and only where nothing was processed
-    /// (connect failure, REFUSED_STREAM), or the method is safe (GET, HEAD, OPTIONS) and no response began. Sets `chosen`.
-    /// The response keeps its endpoint counted until its body ends. Upgrades are left to the caller (`hyper::upgrade::on`).
+
+    async fn open_at(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<(hbone::Peer, Slot), Failure> {
+        let full = || Failure::Connect(ConnectError::TooManyConnections);
+        let slot = endpoint.state.health.connect(self.limits.endpoint_connections).ok_or_else(full)?;
+        let peer = self.connections.dialer.open(endpoint, headers).await.map_err(Failure::Connect)?;
+        Ok((peer, slot))
+    }
+
+    /// Sends one request and waits for the head of its response.
+    ///
+    /// It is tried again, at most twice and on another endpoint if there is one, only where nothing was processed (connect
+    /// failure, REFUSED_STREAM, GOAWAY below it, a kept connection closed before a byte was written) and its body is whole:
+    /// none of it was taken, or it is held in memory and not larger than `limits.retry_replay`. GET, HEAD and OPTIONS
+    /// without a body are also tried again when the connection is lost before a response.
+    ///
+    /// `timeout` is for the whole request, to the last byte of the response; the body fails when it passes. `chosen` is set
+    /// to the endpoint of the last attempt. The response keeps its endpoint counted until its body ends or is dropped; after
+    /// an upgrade (`hyper::upgrade::on`) `chosen` does. Hop-by-hop headers are the caller's to remove, both ways.
+    ///
+    /// Dropping the future, or the response body before its end, resets the upstream at once.
+    ///
+    /// # Errors
+    /// An [`UpstreamError`] of the last attempt.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that the caller decided")]
     pub async fn send(
         &self,
-        permit: &Permit,
+        _permit: &Permit,
         cluster: &Cluster,
         pick: &Pick,
         version: Version,
@@ -89,23 +223,56 @@ impl Upstreams {
         request: Request<Body>,
         chosen: &mut Option<Chosen>,
     ) -> Result<Response<Body>, UpstreamError> {
-        todo!()
+        let message = Message::new(request, version, cluster, self.limits.retry_replay);
+        let mut message = message.map_err(|error| UpstreamError::Connect {
+            endpoint: cluster.service().key.to_string(),
+            source: Arc::new(error),
+        })?;
+        self.send_to(cluster, pick, version, deadline(timeout), &mut message, chosen).await
     }
+
+    /// Open connections to endpoints: HBONE tunnels' and plain ones.
+    #[must_use]
     pub fn connections(&self) -> usize {
-        todo!()
+        let states = self.states();
+        let plain = states.values().filter(|state| state.key.tunnel == TunnelKind::Plain);
+        plain.map(|state| state.health.connections()).sum::<usize>() + self.connections.dialer.connections()
+    }
+
+    fn pick(&self, cluster: &Cluster, pick: &Pick, tried: &[Arc<Endpoint>]) -> Result<Picked, UpstreamError> {
+        endpoints::pick(cluster, pick, tried, self.clock.now(), self.limits.endpoint_requests)
+    }
+
+    fn blame(&self, endpoint: &Endpoint) -> Blame {
+        let ejection = Ejection { failures: self.limits.ejection_failures, time: self.limits.ejection_time };
+        Blame { health: Arc::clone(&endpoint.state.health), clock: self.clock, ejection }
+    }
+
+    fn states(&self) -> MutexGuard<'_, HashMap<EndpointKey, Arc<State>>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-/// What is spoken to the endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Version {
-    Http1,
-    Http2,
-}
-impl Cluster {
-    pub fn service(&self) -> &Arc<Service> {
-        todo!()
+
+impl State {
+    fn new(key: EndpointKey, limits: &Limits) -> Self {
+        Self { key, health: Arc::new(Health::default()), pool: EndpointPool::new(limits) }
     }
-    pub fn port(&self) -> u16 {
-        todo!()
+}
+
+impl Chosen {
+    fn new(endpoint: &Endpoint, counted: Option<Counted>) -> Self {
+        Self {
+            workload: Arc::clone(&endpoint.workload),
+            address: endpoint.address(),
+            _counted: counted.map(Arc::new),
+        }
+    }
+
+    fn uncounted(endpoint: &Endpoint) -> Self {
+        Self::new(endpoint, None)
+    }
+
+    fn counted(endpoint: &Endpoint, running: Running) -> Self {
+        Self::new(endpoint, Some(Counted::Upgrade(running)))
     }
 }

@@ -1,0 +1,214 @@
+//! A byte stream to an endpoint: through an HBONE tunnel to exactly the identity it must have, or plain TCP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use certs::{HandshakeError, MeshTls};
+use hbone::{OpenError, Peer, Pool, PoolSettings, Target, Tunnel};
+use http::HeaderMap;
+use spiffe_id::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use waypoint_model::TunnelKind;
+
+use super::endpoints::{Endpoint, LiveTunnel};
+use crate::limits::Limits;
+
+/// Where ztunnel takes HBONE (`istio-hbone`, Istio's `HBONEPort`).
+const HBONE_PORT: u16 = 15_008;
+
+/// TCP keepalive as ztunnel sets it: first probe, interval, probes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(180), Duration::from_secs(180), 9);
+
+/// Why an endpoint could not be reached. Nothing of a request was sent then.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// No certificate of our own yet.
+    #[error("no SVID to connect with")]
+    NoOwnIdentity,
+    /// It speaks HBONE, and nobody told whom to expect there.
+    #[error("the endpoint's identity is not known")]
+    NoEndpointIdentity,
+    #[error("TCP")]
+    Tcp(#[source] io::Error),
+    #[error("TLS")]
+    Handshake(#[source] HandshakeError),
+    #[error("HBONE")]
+    Tunnel(#[source] OpenError),
+    #[error("HTTP")]
+    Http(#[source] hyper::Error),
+    #[error("no answer in time")]
+    TimedOut,
+    /// Circuit breaker: `limits.endpoint_connections`.
+    #[error("too many connections to the endpoint")]
+    TooManyConnections,
+}
+
+/// What makes two tunnels interchangeable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TunnelKey {
+    own: SpiffeId,
+    to: LiveTunnel,
+}
+
+/// TCP and mutual TLS for a [`TunnelKey`].
+struct MeshConnector {
+    tls: MeshTls,
+    timeout: Duration,
+}
+
+impl hbone::Connector<TunnelKey> for MeshConnector {
+    type Io = tokio_rustls::client::TlsStream<TcpStream>;
+    type Error = ConnectError;
+
+    async fn connect(&self, key: &TunnelKey) -> Result<Self::Io, ConnectError> {
+        let tcp = dial(SocketAddr::new(key.to.address, HBONE_PORT), self.timeout).await?;
+        let expected = [key.to.identity.clone()];
+        let handshake = timeout(self.timeout, Box::pin(self.tls.connect(tcp, &expected))).await;
+        let authenticated =
+            handshake.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Handshake)?;
+        // The SVID was replaced by one of another identity since the key was made: not a tunnel of that key.
+        if authenticated.local != key.own {
+            return Err(ConnectError::NoOwnIdentity);
+        }
+        Ok(authenticated.stream)
+    }
+}
+
+/// Opens byte streams to endpoints.
+pub(super) struct Dialer {
+    tls: MeshTls,
+    tunnels: Pool<TunnelKey, MeshConnector>,
+    timeout: Duration,
+}
+
+impl Dialer {
+    pub(super) fn new(tls: MeshTls, limits: &Limits) -> Self {
+        let http2 = hbone::Settings {
+            stream_window: limits.stream_window,
+            connection_window: limits.connection_window,
+            max_frame_size: limits.frame,
+            max_header_list: limits.header_list,
+            send_buffer: limits.send_buffer,
+            handshake_timeout: limits.handshake_timeout,
+            ..hbone::Settings::default()
+        };
+        let settings = PoolSettings {
+            http2,
+            streams_per_connection: limits.upstream_streams_per_connection,
+            idle: limits.upstream_idle,
+            open_timeout: limits.connect_timeout,
+        };
+        let connector = MeshConnector { tls: tls.clone(), timeout: limits.connect_timeout };
+        Self { tls, tunnels: Pool::new(connector, settings), timeout: limits.connect_timeout }
+    }
+
+    /// A byte stream to an endpoint, within `limits.connect_timeout`. `headers` go on the CONNECT. Cancel safe.
+    ///
+    /// # Errors
+    /// A [`ConnectError`]; an HBONE endpoint whose identity is unknown is never dialled.
+    pub(super) async fn open(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<Peer, ConnectError> {
+        match endpoint.state.key.tunnel {
+            TunnelKind::Plain => dial(endpoint.address(), self.timeout).await.map(Peer::Tcp),
+            TunnelKind::Hbone => self.open_tunnel(endpoint, headers).await.map(Peer::Tunnel),
+        }
+    }
+
+    async fn open_tunnel(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<Tunnel, ConnectError> {
+        let own = self.tls.local_id().ok_or(ConnectError::NoOwnIdentity)?;
+        let to = endpoint.state.key.live_tunnel().ok_or(ConnectError::NoEndpointIdentity)?;
+        let (key, target) = (TunnelKey { own, to }, Target::Addr(endpoint.address()));
+        let open = Box::pin(self.tunnels.open(&key, &target, headers));
+        timeout(self.timeout, open).await.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Tunnel)
+    }
+
+    /// Our own identity, with which connections to HBONE endpoints are made.
+    pub(super) fn own(&self, endpoint: &Endpoint) -> Option<SpiffeId> {
+        match endpoint.state.key.tunnel {
+            TunnelKind::Plain => None,
+            TunnelKind::Hbone => self.tls.local_id(),
+        }
+    }
+
+    /// Lets go of tunnels whose endpoint is gone; what runs on them goes on.
+    pub(super) fn retain(&self, live: impl Fn(&LiveTunnel) -> bool) {
+        self.tunnels.retain(|key| live(&key.to));
+    }
+
+    /// HBONE connections.
+    pub(super) fn connections(&self) -> usize {
+        self.tunnels.connections()
+    }
+}
+
+async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let connected = timeout(limit, TcpStream::connect(address)).await;
+    let tcp = connected.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Tcp)?;
+    prepare(&tcp).map_err(ConnectError::Tcp)?;
+    Ok(tcp)
+}
+
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    let (first, interval, probes) = KEEPALIVE;
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(first).with_interval(interval).with_retries(probes);
+    tcp.set_nodelay(true)?;
+    socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// What inner HTTP runs over.
+pub(super) struct Transport(pub(super) Peer);
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
+            Peer::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().0 {
+            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
+            Peer::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().0 {
+            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
+            Peer::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.0 {
+            Peer::Tunnel(tunnel) => tunnel.is_write_vectored(),
+            Peer::Tcp(tcp) => tcp.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
+            Peer::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().0 {
+            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
+            Peer::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+        }
+    }
+}

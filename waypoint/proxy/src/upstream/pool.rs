@@ -1,0 +1,477 @@
+//! Inner HTTP connections of an endpoint: HTTP/1.1 kept alive, HTTP/2 shared. The only place that drives them.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use spiffe_id::SpiffeId;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::Version;
+use super::bodies::Outbound;
+use super::connect::{ConnectError, Dialer, Transport};
+use super::endpoints::Endpoint;
+use super::health::{Clock, Slot};
+use crate::limits::Limits;
+
+/// How long a connection whose response ended may take to be ready again; its driver needs one turn.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long a connection that nobody uses may take to close in order.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// HTTP/2 keepalive as on tunnels: interval and deadline of a PING.
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
+
+/// Connections of one endpoint that can be used again.
+pub(super) struct EndpointPool {
+    /// Idle; the last used is taken first. Locked for a push, a pop or a walk over a few, never across an await.
+    http1: Mutex<Vec<Http1>>,
+    http2: Mutex<Vec<Http2>>,
+    /// One HTTP/2 dial at a time: those who wait share what it brings.
+    dialing: Semaphore,
+    /// The endpoint is gone: nothing is kept any more.
+    closed: AtomicBool,
+    max_idle: usize,
+}
+
+struct Http1 {
+    sender: http1::SendRequest<Outbound>,
+    line: Arc<Line>,
+}
+
+struct Http2 {
+    sender: http2::SendRequest<Outbound>,
+    line: Arc<Line>,
+}
+
+/// One connection, as its driver and its users share it.
+struct Line {
+    /// Our identity when it was made; `None` on plain TCP.
+    own: Option<SpiffeId>,
+    clock: Clock,
+    busy: AtomicUsize,
+    last_used: AtomicU64,
+    /// HTTP/2: streams that may be open, by our limit and the peer's.
+    max_streams: AtomicUsize,
+    /// Ends the driver at once, so that the peer sees a reset or a close.
+    kill: CancellationToken,
+    _slot: Slot,
+}
+
+impl EndpointPool {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            http1: Mutex::default(),
+            http2: Mutex::default(),
+            dialing: Semaphore::new(1),
+            closed: AtomicBool::new(false),
+            max_idle: limits.upstream_idle_connections,
+        })
+    }
+
+    /// Lets go of everything and keeps nothing from now on; what runs goes on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.http1().clear();
+        self.http2().clear();
+    }
+
+    fn http1(&self) -> MutexGuard<'_, Vec<Http1>> {
+        self.http1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn http2(&self) -> MutexGuard<'_, Vec<Http2>> {
+        self.http2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An idle HTTP/1.1 connection that was made with our present identity.
+    async fn idle_http1(&self, own: Option<&SpiffeId>) -> Option<Http1> {
+        loop {
+            let mut idle = self.http1().pop()?;
+            let usable = idle.line.own.as_ref() == own && !idle.sender.is_closed();
+            if usable && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
+                idle.line.take();
+                return Some(idle);
+            }
+        }
+    }
+
+    /// An open HTTP/2 connection with room for one more stream.
+    fn open_http2(&self, own: Option<&SpiffeId>) -> Option<Http2> {
+        let mut open = self.http2();
+        open.retain(|connection| !connection.sender.is_closed());
+        let fits = |it: &&Http2| it.line.own.as_ref() == own && it.line.has_room();
+        let found = open.iter().find(fits)?;
+        found.line.take();
+        Some(Http2 { sender: found.sender.clone(), line: Arc::clone(&found.line) })
+    }
+
+    fn keep_http1(&self, connection: Http1) {
+        let mut idle = self.http1();
+        // Asked under the lock, so that `close` cannot come in between.
+        if !self.closed.load(Ordering::SeqCst) && idle.len() < self.max_idle {
+            idle.push(connection);
+        }
+    }
+
+    fn keep_http2(&self, connection: &Http2) {
+        let mut open = self.http2();
+        if !self.closed.load(Ordering::SeqCst) {
+            open.push(Http2 { sender: connection.sender.clone(), line: Arc::clone(&connection.line) });
+        }
+    }
+
+    /// Takes a connection out, unless it is in use. Its driver then sees that nobody can use it any more.
+    fn retire(&self, line: &Arc<Line>) -> bool {
+        let is_other = |other: &Arc<Line>| !Arc::ptr_eq(other, line);
+        let mut idle = self.http1();
+        let before = idle.len();
+        idle.retain(|connection| is_other(&connection.line));
+        let was_idle = idle.len() < before;
+        drop(idle);
+        let mut open = self.http2();
+        let before = open.len();
+        open.retain(|connection| is_other(&connection.line) || connection.line.is_busy());
+        was_idle || open.len() < before
+    }
+}
+
+async fn settles(sender: &mut http1::SendRequest<Outbound>) -> bool {
+    matches!(timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
+}
+
+impl Line {
+    fn take(&self) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn release(&self) {
+        self.last_used.store(self.clock.now(), Ordering::Relaxed);
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    fn has_room(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) < self.max_streams.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it was unused for `idle`. Cancel safe.
+    async fn unused(&self, idle: Duration) {
+        loop {
+            let since = self.clock.now().saturating_sub(self.last_used.load(Ordering::Relaxed));
+            let left = idle.saturating_sub(Duration::from_millis(since));
+            match (self.is_busy(), left.is_zero()) {
+                (false, true) => return,
+                (false, false) => sleep(left).await,
+                (true, _) => sleep(idle).await,
+            }
+        }
+    }
+}
+
+/// One use of a connection. HTTP/1.1: dropped before [`Lease::finish`], the connection is closed at once.
+pub(super) struct Lease {
+    sender: Option<Sender>,
+    line: Arc<Line>,
+    pool: Arc<EndpointPool>,
+    reused: bool,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Outbound>),
+    Http2(http2::SendRequest<Outbound>),
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+#[error("no response")]
+pub(super) struct SendError {
+    pub(super) fate: Fate,
+    #[source]
+    pub(super) error: hyper::Error,
+}
+
+/// What is known of a request that got no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Not one byte of it was written.
+    Unsent,
+    /// The peer says that it did not process it: REFUSED_STREAM, or above the last id of a GOAWAY (RFC 9113 §8.7).
+    Refused,
+    /// We gave it up: its body broke off on the way from the client.
+    Abandoned,
+    /// What came is no HTTP.
+    Garbled,
+    /// It may have been processed.
+    Unknown,
+}
+
+impl Lease {
+    fn http1(connection: Http1, pool: &Arc<EndpointPool>, reused: bool) -> Self {
+        let Http1 { sender, line } = connection;
+        Self { sender: Some(Sender::Http1(sender)), line, pool: Arc::clone(pool), reused }
+    }
+
+    fn http2(connection: Http2, pool: &Arc<EndpointPool>, reused: bool) -> Self {
+        let Http2 { sender, line } = connection;
+        Self { sender: Some(Sender::Http2(sender)), line, pool: Arc::clone(pool), reused }
+    }
+
+    /// Whether it was open before: then it may have been closed without our knowing yet.
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends a request and waits for the head of its response. Not cancel safe in the sense that the request is gone:
+    /// dropped, it resets the stream (HTTP/2), and with the lease the connection (HTTP/1.1).
+    pub(super) async fn send(&mut self, request: Request<Outbound>) -> Result<Response<Incoming>, SendError> {
+        let outcome = match &mut self.sender {
+            Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
+            Some(Sender::Http2(sender)) => sender.try_send_request(request).await,
+            // A finished lease is consumed, so nobody gets here; the body comes back by being dropped.
+            None => std::future::pending().await,
+        };
+        outcome.map_err(|mut failed| {
+            let unsent = failed.take_message().is_some();
+            let error = failed.into_error();
+            SendError { fate: if unsent { Fate::Unsent } else { fate(&error) }, error }
+        })
+    }
+
+    /// The response is complete and the request was sent whole.
+    pub(super) fn finish(mut self) {
+        if let Some(Sender::Http1(sender)) = self.sender.take() {
+            self.line.release();
+            self.pool.keep_http1(Http1 { sender, line: Arc::clone(&self.line) });
+        } else {
+            self.line.release();
+        }
+    }
+
+    /// The connection was upgraded: it never comes back, and is counted as long as the lease is held.
+    pub(super) fn upgrade(&mut self) {
+        if matches!(self.sender, Some(Sender::Http1(_))) {
+            self.sender = None;
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match self.sender.take() {
+            Some(Sender::Http1(_)) => self.line.kill.cancel(),
+            Some(Sender::Http2(_)) => self.line.release(),
+            None => {}
+        }
+    }
+}
+
+fn fate(error: &hyper::Error) -> Fate {
+    let http2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    match http2 {
+        Some(reset) if reset.is_remote() => match reset.reason() {
+            Some(h2::Reason::REFUSED_STREAM) => Fate::Refused,
+            // h2 gives the peer's GOAWAY only to streams above its last id; others run on or end with the connection.
+            _ if reset.is_go_away() => Fate::Refused,
+            _ => Fate::Unknown,
+        },
+        Some(reset) if reset.is_reset() => Fate::Abandoned,
+        _ if error.is_user() => Fate::Abandoned,
+        _ if error.is_parse() => Fate::Garbled,
+        _ => Fate::Unknown,
+    }
+}
+
+/// Opens, shares and drives inner HTTP connections of all endpoints.
+pub(super) struct Connections {
+    pub(super) dialer: Dialer,
+    drivers: Drivers,
+    clock: Clock,
+    connect_timeout: Duration,
+    idle: Duration,
+    max_connections: usize,
+    max_streams: usize,
+    http1: http1::Builder,
+    http2: http2::Builder<Drivers>,
+    /// Ends all drivers.
+    _closing: DropGuard,
+}
+
+/// Owns the tasks that drive connections; they end with [`Connections`].
+#[derive(Clone)]
+struct Drivers {
+    tracker: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Drivers {
+    fn execute(&self, task: F) {
+        let closing = self.closing.clone();
+        self.tracker.spawn(async move { closing.run_until_cancelled_owned(task).await });
+    }
+}
+
+impl Connections {
+    pub(super) fn new(dialer: Dialer, limits: &Limits, clock: Clock) -> Self {
+        let closing = CancellationToken::new();
+        let drivers = Drivers { tracker: TaskTracker::new(), closing: closing.clone() };
+        Self {
+            dialer,
+            http1: http1_settings(limits),
+            http2: http2_settings(limits, drivers.clone()),
+            drivers,
+            clock,
+            connect_timeout: limits.connect_timeout,
+            idle: limits.upstream_idle,
+            max_connections: limits.endpoint_connections,
+            max_streams: limits.upstream_streams_per_connection,
+            _closing: closing.drop_guard(),
+        }
+    }
+
+    /// A connection for one request, within `limits.connect_timeout`. `reuse`: an open one will do. Cancel safe.
+    pub(super) async fn lease(
+        &self,
+        endpoint: &Endpoint,
+        version: Version,
+        reuse: bool,
+    ) -> Result<Lease, ConnectError> {
+        let lease = async {
+            match version {
+                Version::Http1 => self.lease_http1(endpoint, reuse).await,
+                Version::Http2 => self.lease_http2(endpoint, reuse).await,
+            }
+        };
+        timeout(self.connect_timeout, lease).await.map_err(|_| ConnectError::TimedOut)?
+    }
+
+    async fn lease_http1(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
+        let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
+        if reuse && let Some(idle) = pool.idle_http1(own.as_ref()).await {
+            return Ok(Lease::http1(idle, pool, true));
+        }
+        let (transport, line) = self.open(endpoint, own, 1).await?;
+        let (sender, connection) =
+            self.http1.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
+        self.drive(connection.with_upgrades(), &line, pool);
+        Ok(Lease::http1(Http1 { sender, line }, pool, false))
+    }
+
+    async fn lease_http2(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
+        let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
+        let shared = || reuse.then(|| pool.open_http2(own.as_ref())).flatten();
+        if let Some(open) = shared() {
+            return Ok(Lease::http2(open, pool, true));
+        }
+        // The semaphore is never closed.
+        let _one_at_a_time = pool.dialing.acquire().await.ok();
+        if let Some(open) = shared() {
+            return Ok(Lease::http2(open, pool, true));
+        }
+        let (transport, line) = self.open(endpoint, own.clone(), self.max_streams).await?;
+        let (sender, connection) =
+            self.http2.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
+        let (mut connection, watched, max) = (Box::pin(connection), Arc::clone(&line), self.max_streams);
+        let connection = poll_fn(move |cx| {
+            let done = connection.as_mut().poll(cx);
+            // The peer's SETTINGS may allow less, and change.
+            watched.max_streams.store(connection.current_max_send_streams().min(max), Ordering::Relaxed);
+            done
+        });
+        self.drive(connection, &line, pool);
+        let connection = Http2 { sender, line };
+        pool.keep_http2(&connection);
+        Ok(Lease::http2(connection, pool, false))
+    }
+
+    /// A counted byte stream, taken for its first use.
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        own: Option<SpiffeId>,
+        max_streams: usize,
+    ) -> Result<(Transport, Arc<Line>), ConnectError> {
+        let slot =
+            endpoint.state.health.connect(self.max_connections).ok_or(ConnectError::TooManyConnections)?;
+        let transport = self.dialer.open(endpoint, HeaderMap::new()).await.map(Transport)?;
+        let line = Line {
+            own,
+            clock: self.clock,
+            busy: AtomicUsize::new(1),
+            last_used: AtomicU64::new(self.clock.now()),
+            max_streams: AtomicUsize::new(max_streams),
+            kill: CancellationToken::new(),
+            _slot: slot,
+        };
+        Ok((transport, Arc::new(line)))
+    }
+
+    fn drive<C>(&self, connection: C, line: &Arc<Line>, pool: &Arc<EndpointPool>)
+    where
+        C: Future<Output = hyper::Result<()>> + Send + 'static,
+    {
+        let task = drive(connection, Arc::clone(line), Arc::downgrade(pool), self.idle);
+        hyper::rt::Executor::execute(&self.drivers, task);
+    }
+}
+
+/// Drives one connection until it ends, is killed, or nobody used it for `idle`.
+async fn drive(
+    connection: impl Future<Output = hyper::Result<()>>,
+    line: Arc<Line>,
+    pool: Weak<EndpointPool>,
+    idle: Duration,
+) {
+    let mut connection = pin!(connection);
+    let retire = || pool.upgrade().is_some_and(|pool| pool.retire(&line));
+    loop {
+        tokio::select! {
+            _ended = &mut connection => break,
+            () = line.kill.cancelled() => break,
+            () = line.unused(idle) => {
+                if retire() {
+                    let _closed = timeout(CLOSE, &mut connection).await;
+                    return;
+                }
+                // Taken in this very moment; it will be unused again.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    retire();
+}
+
+fn http1_settings(limits: &Limits) -> http1::Builder {
+    // hyper's own floor for the buffer is 8 KiB.
+    let buffer = usize::try_from(limits.header_list).unwrap_or(usize::MAX).max(8 << 10);
+    let mut settings = http1::Builder::new();
+    settings.max_buf_size(buffer);
+    settings
+}
+
+fn http2_settings(limits: &Limits, drivers: Drivers) -> http2::Builder<Drivers> {
+    let mut settings = http2::Builder::new(drivers);
+    settings
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_frame_size(limits.frame)
+        .max_header_list_size(limits.header_list)
+        .max_send_buf_size(limits.send_buffer)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    settings
+}

@@ -1,0 +1,368 @@
+//! One attempt, and the next: a request goes to another endpoint only where it is known that nothing was processed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::bodies::{Inbound, Outbound, Returned, Running, lend};
+use super::connect::ConnectError;
+use super::endpoints::{Cluster, Endpoint, Picked};
+use super::health::{Clock, Ejection, Health};
+use super::pool::{Fate, SendError};
+use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
+use crate::body::Body;
+
+/// Attempts after the first.
+pub(super) const RETRIES: usize = 2;
+
+/// Notes what came of an endpoint, for its ejection.
+#[derive(Clone)]
+pub(super) struct Blame {
+    pub(super) health: Arc<Health>,
+    pub(super) clock: Clock,
+    pub(super) ejection: Ejection,
+}
+
+impl Blame {
+    pub(super) fn failed(&self) {
+        self.health.failed(self.clock.now(), self.ejection);
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.health.succeeded(self.clock.now(), self.ejection);
+    }
+
+    /// 502, 503 and 504 are what gateways say of a server that is not well.
+    fn answered(&self, status: StatusCode) {
+        match status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                self.failed();
+            }
+            _ => self.succeeded(),
+        }
+    }
+}
+
+/// Why an attempt brought no response.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Connect(ConnectError),
+    Send(SendError),
+    TimedOut,
+}
+
+impl Failure {
+    /// Whether another attempt can do no harm. `is_safe`: the request changes nothing and has no body.
+    fn allows_retry(&self, is_safe: bool) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Send(error) => match error.fate {
+                Fate::Unsent | Fate::Refused => true,
+                Fate::Unknown => is_safe,
+                Fate::Abandoned | Fate::Garbled => false,
+            },
+            Self::TimedOut => false,
+        }
+    }
+
+    /// Whether the endpoint is to blame.
+    pub(super) fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::NoOwnIdentity | ConnectError::TooManyConnections) => false,
+            Self::Connect(_) | Self::TimedOut => true,
+            Self::Send(error) => match error.fate {
+                Fate::Unsent | Fate::Abandoned => false,
+                Fate::Refused | Fate::Garbled | Fate::Unknown => true,
+            },
+        }
+    }
+
+    pub(super) fn at(self, endpoint: &Endpoint) -> UpstreamError {
+        let name = endpoint.address().to_string();
+        match self {
+            Self::Connect(ConnectError::TooManyConnections) => UpstreamError::Overloaded,
+            Self::Connect(error) => UpstreamError::Connect { endpoint: name, source: Arc::new(error) },
+            Self::Send(error) => UpstreamError::Reset { endpoint: name, source: Arc::new(error) },
+            Self::TimedOut => UpstreamError::Timeout,
+        }
+    }
+}
+
+impl Upstreams {
+    /// Attempt after attempt, each on an endpoint that was not tried yet if there is one.
+    pub(super) async fn send_to(
+        &self,
+        cluster: &Cluster,
+        pick: &Pick,
+        version: Version,
+        until: Option<Instant>,
+        message: &mut Message,
+        chosen: &mut Option<Chosen>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut last: Option<UpstreamError> = None;
+        loop {
+            let picked = match self.pick(cluster, pick, &tried) {
+                Ok(picked) => picked,
+                // What went wrong first says more than that there is no second.
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            let endpoint = Arc::clone(&picked.endpoint);
+            *chosen = Some(Chosen::uncounted(&endpoint));
+            let failure = match self.attempt(picked, version, pick.until(until), message, chosen).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            if failure.is_of_endpoint() {
+                self.blame(&endpoint).failed();
+            }
+            let again = tried.len() < RETRIES && failure.allows_retry(message.is_safe) && message.is_whole();
+            let error = failure.at(&endpoint);
+            if !again {
+                return Err(error);
+            }
+            tracing::debug!(endpoint = %endpoint.address(), %error, "trying again");
+            tried.push(endpoint);
+            last = Some(error);
+        }
+    }
+
+    /// One attempt. A kept connection that turns out closed before anything was written is replaced by a new one.
+    async fn attempt(
+        &self,
+        picked: Picked,
+        version: Version,
+        until: Option<Instant>,
+        message: &mut Message,
+        chosen: &mut Option<Chosen>,
+    ) -> Result<Response<Body>, Failure> {
+        let mut reuse = true;
+        loop {
+            let lease = self.connections.lease(&picked.endpoint, version, reuse);
+            let mut lease = within(until, lease).await?.map_err(Failure::Connect)?;
+            let Some((request, returned)) = message.next() else { return Err(Failure::TimedOut) };
+            match within(until, lease.send(request)).await? {
+                Ok(response) => {
+                    let blame = self.blame(&picked.endpoint);
+                    blame.answered(response.status());
+                    let running = Running { lease, _active: picked.active, returned, blame };
+                    return Ok(received(response, message, running, until, &picked.endpoint, chosen));
+                }
+                Err(error) => {
+                    message.recover(error.fate, returned).await;
+                    reuse = error.fate != Fate::Unsent || !lease.is_reused() || !message.is_whole();
+                    if reuse {
+                        return Err(Failure::Send(error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Ties what the response holds to its body, or to `chosen` where the connection was upgraded.
+fn received(
+    response: Response<Incoming>,
+    message: &Message,
+    mut running: Running,
+    until: Option<Instant>,
+    endpoint: &Endpoint,
+    chosen: &mut Option<Chosen>,
+) -> Response<Body> {
+    let (head, incoming) = response.into_parts();
+    let tunnelled = message.head.method == Method::CONNECT && head.status.is_success();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS || tunnelled {
+        running.lease.upgrade();
+        *chosen = Some(Chosen::counted(endpoint, running));
+        return Response::from_parts(head, Body::Empty);
+    }
+    if incoming.is_end_stream() {
+        running.finish();
+        return Response::from_parts(head, Body::Empty);
+    }
+    let body = Inbound::new(incoming, running, until);
+    Response::from_parts(head, Body::Stream(Box::pin(body)))
+}
+
+/// Waits no longer than `until`.
+async fn within<F: Future>(until: Option<Instant>, future: F) -> Result<F::Output, Failure> {
+    match until {
+        Some(until) => timeout_at(until, future).await.map_err(|_| Failure::TimedOut),
+        None => Ok(future.await),
+    }
+}
+
+/// A request that may have to be sent again.
+pub(super) struct Message {
+    head: Parts,
+    /// Whole and here; `None` while lent, and once a part of it is gone.
+    body: Option<Body>,
+    /// A second copy of a small body, while the first is lent.
+    copy: Option<Body>,
+    /// Changes nothing and has no body (RFC 9110 §9.2.1): repeating it does no harm.
+    is_safe: bool,
+    max_replay: usize,
+}
+
+impl Message {
+    /// Brings a request into the form of `version`. `max_replay`: largest body that is kept for another attempt.
+    ///
+    /// # Errors
+    /// When it has an authority that is none.
+    pub(super) fn new(
+        request: Request<Body>,
+        version: Version,
+        cluster: &Cluster,
+        max_replay: usize,
+    ) -> Result<Self, http::Error> {
+        let (mut head, body) = request.into_parts();
+        match version {
+            Version::Http1 => to_http1(&mut head)?,
+            Version::Http2 => to_http2(&mut head, cluster)?,
+        }
+        let body = if body.is_end_stream() { Body::Empty } else { body };
+        let unchanging = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let is_safe = unchanging && matches!(body, Body::Empty);
+        Ok(Self { head, body: Some(body), copy: None, is_safe, max_replay })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// The request for one attempt; `None` if its body is not whole any more.
+    fn next(&mut self) -> Option<(Request<Outbound>, Returned)> {
+        let body = self.body.take()?;
+        self.copy = copy(&body, self.max_replay);
+        let (lent, returned) = lend(body);
+        Some((Request::from_parts(self.head.clone(), lent), returned))
+    }
+
+    /// Takes the body back after an attempt, if it is whole.
+    async fn recover(&mut self, fate: Fate, returned: Returned) {
+        self.body = match (self.copy.take(), fate) {
+            (Some(copy), _) => Some(copy),
+            (None, Fate::Unsent | Fate::Refused) => returned.whole().await,
+            (None, Fate::Abandoned | Fate::Garbled | Fate::Unknown) => None,
+        };
+    }
+}
+
+fn copy(body: &Body, max: usize) -> Option<Body> {
+    match body {
+        Body::Empty | Body::Full(None) => Some(Body::Empty),
+        Body::Full(Some(bytes)) if bytes.len() <= max => Some(Body::Full(Some(Bytes::clone(bytes)))),
+        Body::Full(_) | Body::Incoming(_) | Body::Stream(_) => None,
+    }
+}
+
+/// Origin form, with the authority in `host` (RFC 9112 §3.2.1). CONNECT keeps its authority form.
+fn to_http1(head: &mut Parts) -> Result<(), http::Error> {
+    head.version = HttpVersion::HTTP_11;
+    if let Some(authority) = head.uri.authority() {
+        head.headers.insert(HOST, authority.as_str().try_into()?);
+    }
+    if head.method != Method::CONNECT {
+        head.uri = origin(&head.uri).into();
+    }
+    Ok(())
+}
+
+/// `:scheme`, `:authority` and `:path` (RFC 9113 §8.3.1), without `host`.
+fn to_http2(head: &mut Parts, cluster: &Cluster) -> Result<(), http::Error> {
+    head.version = HttpVersion::HTTP_2;
+    let host = head.headers.remove(HOST);
+    let authority = match (head.uri.authority(), host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => Authority::try_from(host.as_bytes())?,
+        // HTTP/1.0 may come without; HTTP/2 must not go without.
+        (None, None) => {
+            Authority::try_from(format!("{}:{}", cluster.service().key.hostname, cluster.port()))?
+        }
+    };
+    if head.method != Method::CONNECT {
+        let scheme = head.uri.scheme().cloned().unwrap_or(Scheme::HTTP);
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(origin(&head.uri));
+        head.uri = uri.build()?;
+    }
+    Ok(())
+}
+
+fn origin(uri: &Uri) -> PathAndQuery {
+    uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+impl Pick {
+    /// When this attempt has to be over.
+    fn until(&self, whole: Option<Instant>) -> Option<Instant> {
+        let attempt = self.backend_timeout.and_then(|limit| Instant::now().checked_add(limit));
+        match (whole, attempt) {
+            (Some(whole), Some(attempt)) => Some(whole.min(attempt)),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+/// When a whole request has to be over; a limit beyond what clocks can tell is none.
+pub(super) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use waypoint_model::ServiceKey;
+
+    use super::*;
+
+    fn shaped(request: http::request::Builder, version: Version) -> Parts {
+        let cluster = Cluster::without_endpoints(&ServiceKey::new("ns", "svc.ns"), 81);
+        Message::new(request.body(Body::Empty).unwrap(), version, &cluster, 0).unwrap().head
+    }
+
+    #[test]
+    fn http1_goes_up_in_origin_form_with_a_host() {
+        let rows = [
+            (Request::get("/a?b").header("host", "h"), "/a?b", Some("h")),
+            (Request::get("http://h:1/a?b"), "/a?b", Some("h:1")),
+            (Request::get("http://h").header("host", "other"), "/", Some("h")),
+            (Request::options("*").header("host", "h"), "*", Some("h")),
+            (Request::get("/a"), "/a", None),
+        ];
+        for (request, uri, host) in rows {
+            let head = shaped(request.version(HttpVersion::HTTP_2), Version::Http1);
+            assert_eq!(head.uri, uri);
+            assert_eq!(head.headers.get("host").map(|host| host.to_str().unwrap()), host);
+            assert_eq!(head.version, HttpVersion::HTTP_11);
+        }
+    }
+
+    #[test]
+    fn http2_goes_up_with_scheme_and_authority_and_keeps_te() {
+        let rows = [
+            (Request::get("/a?b").header("host", "h"), "http://h/a?b"),
+            (Request::get("http://h:1/a?b").header("host", "h:1"), "http://h:1/a?b"),
+            (Request::get("/a"), "http://svc.ns:81/a"),
+        ];
+        for (request, uri) in rows {
+            let head = shaped(request.header("te", "trailers"), Version::Http2);
+            assert_eq!(head.uri, uri);
+            assert_eq!(head.headers.get("host"), None);
+            assert_eq!(head.headers["te"], "trailers");
+        }
+    }
+
+    #[test]
+    fn only_small_bodies_are_kept_for_another_attempt() {
+        assert!(copy(&Body::Empty, 0).is_some());
+        assert!(copy(&Body::full("abc"), 3).is_some());
+        assert!(copy(&Body::full("abcd"), 3).is_none());
+    }
+}
