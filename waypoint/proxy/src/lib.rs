@@ -1,15 +1,28 @@
 //! The data plane: tunnels in, an identity, a destination, an operation and a permit, in that order, and a tunnel out.
 //!
 //! The files stand in the order in which a request meets them; `docs/architecture.md` follows one through them.
-#![allow(dead_code, unused, missing_docs, clippy::all)] // SKELETON: goes when the parts have landed
 
-pub mod body;
-pub mod context;
+mod body;
+mod context;
+mod decided;
+mod detect;
 pub mod drain;
+mod http;
 pub mod limits;
-pub mod refusal;
-pub mod routing;
-pub mod settings;
+mod listener;
+mod opaque;
+mod refusal;
+mod routing;
+mod sandwich;
+mod sessions;
+mod settings;
 pub mod snapshot;
 pub mod telemetry;
+mod tunnel;
 pub mod upstream;
+
+pub use limits::Limits;
+pub use listener::{Inbound, ListenerError, Proxy};
+pub use refusal::Refusal;
+pub use settings::Settings;
+pub use snapshot::ConfigCell;

@@ -138,4 +138,20 @@ impl Refusal {
             },
         }
     }
+
+    /// Response code details, as the access log shows them. Never sent to a client.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Denied(denial) => denial.reason.detail(),
+            Self::Upstream(error) => chain(error),
+            other => format!("{}: {other}", other.reason()),
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

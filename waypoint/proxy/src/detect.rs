@@ -1,0 +1,165 @@
+//! What an undeclared port carries, told by its first bytes (Istio's protocol selection).
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout_at};
+
+/// HTTP/2 with prior knowledge (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Methods whose name and the space after it suffice; any other one must show a whole HTTP/1 request line.
+const METHODS: [&[u8]; 9] =
+    [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"TRACE ", b"CONNECT "];
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// HTTP/1.x or HTTP/2.
+    Http,
+    /// Anything else, and silence.
+    Opaque,
+}
+
+/// Reads until the protocol is clear, `limit` bytes are there or `wait` is over; gives back what was read.
+pub(crate) async fn detect<IO: AsyncRead + Unpin>(
+    io: &mut IO,
+    limit: usize,
+    wait: Duration,
+) -> io::Result<(Found, Bytes)> {
+    let mut seen = BytesMut::with_capacity(limit);
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Some(found) = tell(&seen) {
+            return Ok((found, seen.freeze()));
+        }
+        let room = limit.saturating_sub(seen.len());
+        if room == 0 {
+            return Ok((Found::Opaque, seen.freeze()));
+        }
+        let mut limited = (&mut *io).take(room as u64);
+        match timeout_at(deadline, limited.read_buf(&mut seen)).await {
+            Ok(Ok(0)) | Err(_) => return Ok((Found::Opaque, seen.freeze())),
+            Ok(Ok(_more)) => {}
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+}
+
+/// `None`: more bytes are needed.
+fn tell(seen: &[u8]) -> Option<Found> {
+    let could_be = |whole: &[u8]| {
+        if seen.len() < whole.len() { whole.starts_with(seen) } else { seen.starts_with(whole) }
+    };
+    if seen.starts_with(PREFACE) || METHODS.iter().any(|method| seen.starts_with(method)) {
+        return Some(Found::Http);
+    }
+    if could_be(PREFACE) || METHODS.iter().any(|method| could_be(method)) {
+        return None;
+    }
+    match seen.iter().position(|byte| *byte == b'\n') {
+        Some(end) => Some(if is_request_line(seen.get(..end)?) { Found::Http } else { Found::Opaque }),
+        None if seen.iter().all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\r') => None,
+        None => Some(Found::Opaque),
+    }
+}
+
+/// `token SP target SP HTTP/1.x`.
+fn is_request_line(line: &[u8]) -> bool {
+    let mut words = line.strip_suffix(b"\r").unwrap_or(line).split(|byte| *byte == b' ');
+    let (method, target, version, rest) = (words.next(), words.next(), words.next(), words.next());
+    let token = |word: &[u8]| {
+        !word.is_empty()
+            && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(byte))
+    };
+    method.is_some_and(token)
+        && target.is_some_and(|target| !target.is_empty())
+        && version.is_some_and(|version| version == b"HTTP/1.1" || version == b"HTTP/1.0")
+        && rest.is_none()
+}
+
+/// A stream whose first bytes were looked at and are read again.
+pub(crate) struct Rewound<IO> {
+    first: Bytes,
+    io: IO,
+}
+
+impl<IO> Rewound<IO> {
+    pub(crate) fn new(first: Bytes, io: IO) -> Self {
+        Self { first, io }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.first.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let taken = this.first.len().min(buf.remaining());
+        buf.put_slice(&this.first.split_to(taken));
+        if !this.first.has_remaining() {
+            this.first = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.get_mut().io).poll_write(cx, buf))?;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell() {
+        let rows: &[(&[u8], Option<Found>)] = &[
+            (b"", None),
+            (b"GE", None),
+            (b"GET /", Some(Found::Http)),
+            (b"PRI * HT", None),
+            (PREFACE, Some(Found::Http)),
+            (b"PROPFIND /a HTTP/1.1\r\n", Some(Found::Http)),
+            (b"PROPFIND /a", None),
+            (b"EHLO mail.example\r\n", Some(Found::Opaque)),
+            (b"\x16\x03\x01", Some(Found::Opaque)),
+            (b"\x00\x00", Some(Found::Opaque)),
+            (b"get / HTTP/1.1\r\n", Some(Found::Http)),
+        ];
+        for (bytes, want) in rows {
+            assert_eq!(tell(bytes), *want, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_opaque_and_nothing_read_is_lost() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let silent = detect(&mut far, 1024, Duration::from_millis(100)).await.unwrap();
+        assert_eq!(silent, (Found::Opaque, Bytes::new()));
+        tokio::io::AsyncWriteExt::write_all(&mut near, b"PROP").await.unwrap();
+        let cut = detect(&mut far, 1024, Duration::from_millis(100)).await.unwrap();
+        assert_eq!(cut, (Found::Opaque, Bytes::from_static(b"PROP")));
+        let mut rewound = Rewound::new(cut.1, far);
+        drop(near);
+        let mut all = Vec::new();
+        rewound.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"PROP");
+    }
+}

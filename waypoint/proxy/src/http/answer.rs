@@ -1,0 +1,173 @@
+//! Answers: refusals in the words of their protocol, and what of an upstream's answer may go down.
+
+use std::sync::Arc;
+
+use agent_protocols::mcp as protocol;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::mcp::{self, Entered, SESSION};
+use super::request::{Refused, Screening};
+use crate::body::Body;
+use crate::context::StreamContext;
+use crate::refusal::Refusal;
+use crate::snapshot::Destination;
+use crate::upstream::{Chosen, UpstreamError};
+
+/// Envoy's and Istio's text for a policy refusal; tests and runbooks know it.
+const RBAC: &str = "RBAC: access denied";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// gRPC status codes (grpc.io, *Status codes*).
+const GRPC_PERMISSION_DENIED: u16 = 7;
+const GRPC_INTERNAL: u16 = 13;
+const GRPC_UNAVAILABLE: u16 = 14;
+
+/// The answer to a refused request. It names no policy, address or cause.
+pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
+    let (refusal, status) = (&refused.refusal, refused.refusal.status());
+    match &refused.reply {
+        Some(reply) => build(reply.status, reply.content_type, reply.body.clone()),
+        None if grpc => grpc_refusal(grpc_status(status), text(refusal)),
+        None => build(status, "text/plain", Bytes::from_static(text(refusal).as_bytes())),
+    }
+}
+
+fn build(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    if !body.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        *response.body_mut() = Body::full(body);
+    }
+    response
+}
+
+/// Trailers-only (gRPC over HTTP/2, *Responses*).
+fn grpc_refusal(code: u16, message: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    response
+}
+
+fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::FORBIDDEN => GRPC_PERMISSION_DENIED,
+        StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => GRPC_INTERNAL,
+        StatusCode::NOT_FOUND => 12,
+        StatusCode::GATEWAY_TIMEOUT => 4,
+        _other => GRPC_UNAVAILABLE,
+    }
+}
+
+fn text(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Denied(_) => RBAC,
+        Refusal::NotOurs(_) | Refusal::UnknownDestination(_) => "unknown destination",
+        Refusal::BadConnect | Refusal::BadRequest(_) | Refusal::Malformed(_) => "bad request",
+        Refusal::TooLargeToInspect { .. } => "payload too large",
+        Refusal::InspectionBusy => "overloaded",
+        Refusal::BodyNotReceived => "request timeout",
+        Refusal::SessionNotFound => "session not found",
+        Refusal::NoRoute => "no route",
+        Refusal::BrokenRoute(_) => "no backend",
+        Refusal::Unscreenable(_) => "bad gateway",
+        Refusal::Timeout => "upstream request timeout",
+        Refusal::Upstream(error) => match error {
+            UpstreamError::NoEndpoint => "no healthy upstream",
+            UpstreamError::PinnedGone => "session not found",
+            UpstreamError::Overloaded => "overloaded",
+            UpstreamError::Connect { .. } | UpstreamError::Reset { .. } => {
+                "upstream connect error or disconnect/reset before headers"
+            }
+            UpstreamError::Timeout => "upstream request timeout",
+        },
+    }
+}
+
+/// An upstream that failed. A session whose endpoint is gone is a session that ended, and its client starts another.
+pub(crate) fn upstream(error: UpstreamError, in_session: bool) -> Refused {
+    let ended = in_session && matches!(error, UpstreamError::PinnedGone);
+    let refusal = Refusal::Upstream(error);
+    if ended { Refused::worded(refusal, protocol::session_not_found(None)) } else { refusal.into() }
+}
+
+/// Takes hop-by-hop headers out of an upstream's answer (RFC 9110 §7.6.1); an upgrade keeps its own.
+pub(crate) fn clean(response: &mut Response<Body>) {
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    for name in ["keep-alive", "proxy-connection", "transfer-encoding", "te"] {
+        headers.remove(name);
+    }
+    if !switching {
+        headers.remove("connection");
+        headers.remove("upgrade");
+    }
+}
+
+/// Binds a session that the server opened to the identity that asked, and shows the client the id that it is to use.
+pub(crate) fn bind_session(
+    cx: &Arc<StreamContext>,
+    destination: &Destination,
+    chosen: Option<&Chosen>,
+    entered: Option<&Entered>,
+    response: &mut Response<Body>,
+) {
+    let ended = response.status().is_success();
+    let headers = response.headers_mut();
+    let Some(id) = headers.remove(&SESSION) else { return };
+    let known = entered.filter(|entered| entered.session.upstream_id == id);
+    let shown = match (known, chosen) {
+        (Some(entered), _) => Some(entered.shown.clone()),
+        (None, Some(chosen)) if ended => {
+            cx.shared.sessions.bind(mcp::holder(cx, destination), &id, &chosen.workload.uid)
+        }
+        (None, _) => None,
+    };
+    if let Some(shown) = shown {
+        headers.insert(SESSION, shown);
+    }
+}
+
+/// What an MCP server may not answer: a redirect, which its client would follow past the policies; and to a GET that was
+/// permitted because it opens an event stream, anything else of content.
+///
+/// # Errors
+/// [`Refusal::Unscreenable`], in the words of the protocol.
+pub(crate) fn withhold(
+    response: &Response<Body>,
+    lifecycle: bool,
+    screening: &Screening,
+) -> Result<(), Refused> {
+    let id = match screening {
+        Screening::Lists(id) => id.as_deref(),
+        Screening::None | Screening::Stream => None,
+    };
+    let refuse = |name| Err(Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)));
+    match response.status() {
+        status if status.is_redirection() => refuse("redirect"),
+        status if status.is_success() && lifecycle && !is_event_stream(response) => {
+            refuse("not_an_event_stream")
+        }
+        _fine => Ok(()),
+    }
+}
+
+/// By media type, whatever its case and parameters.
+pub(crate) fn is_event_stream(response: &Response<Body>) -> bool {
+    media_type(response).is_some_and(|media| media.eq_ignore_ascii_case("text/event-stream"))
+}
+
+pub(crate) fn is_json(response: &Response<Body>) -> bool {
+    media_type(response).is_some_and(|media| media.eq_ignore_ascii_case("application/json"))
+}
+
+fn media_type(response: &Response<Body>) -> Option<&str> {
+    let value = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+    value.split(';').next().map(str::trim)
+}

@@ -1,0 +1,131 @@
+//! What was asked, kept for as long as its answer may have to be judged again.
+
+use std::sync::Arc;
+
+use agent_protocols::mcp::{Exchange, Head, HeadKind};
+use agent_protocols::{Facts, Plain};
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use waypoint_policy::{Attributes, Denial, HeadVerdict, HttpAttributes, Permit};
+
+use super::headers::Target;
+use super::inspect::Inspected;
+use super::mcp;
+use crate::context::StreamContext;
+use crate::snapshot::Destination;
+
+/// A request as it was judged, before anything was changed for the way up; with its MCP body where one was read.
+#[derive(Clone)]
+pub(crate) struct Asked(Arc<Inner>);
+
+struct Inner {
+    cx: Arc<StreamContext>,
+    method: Method,
+    target: Target,
+    headers: HeaderMap,
+    port: u16,
+    message: Message,
+}
+
+/// What is known of the message.
+pub(crate) enum Message {
+    /// Plain HTTP: there is none.
+    Plain,
+    /// An MCP request whose answer did not depend on more than its head.
+    Head(Head),
+    /// An MCP request whose body was read.
+    Body(Head, Inspected),
+}
+
+/// A request head as the policies see it.
+pub(crate) fn attributes<'a>(
+    cx: &'a StreamContext,
+    parts: &'a Parts,
+    target: &'a Target,
+    port: u16,
+) -> Attributes<'a> {
+    seen(cx, &parts.method, &parts.headers, target, port)
+}
+
+fn seen<'a>(
+    cx: &'a StreamContext,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    target: &'a Target,
+    port: u16,
+) -> Attributes<'a> {
+    let http =
+        HttpAttributes { method: method.as_str(), path: &target.path, authority: &target.authority, headers };
+    Attributes { source: cx.peer.source(), destination: cx.destination(port), http: Some(http) }
+}
+
+impl Asked {
+    pub(crate) fn new(
+        cx: &Arc<StreamContext>,
+        parts: &Parts,
+        target: &Target,
+        port: u16,
+        message: Message,
+    ) -> Self {
+        let (method, headers, target) = (parts.method.clone(), parts.headers.clone(), target.clone());
+        Self(Arc::new(Inner { cx: Arc::clone(cx), method, target, headers, port, message }))
+    }
+
+    pub(crate) fn cx(&self) -> &Arc<StreamContext> {
+        &self.0.cx
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
+        let inner = &self.0;
+        seen(&inner.cx, &inner.method, &inner.headers, &inner.target, inner.port)
+    }
+
+    /// The newest snapshot's destination for it, if there still is one.
+    pub(crate) fn destination(&self) -> Option<Arc<Destination>> {
+        let snapshot = self.0.cx.shared.config.load()?;
+        snapshot.destination(&self.0.cx.target).ok().map(Arc::clone)
+    }
+
+    /// Whether an entry of a list may be shown, by the newest snapshot.
+    pub(crate) fn may_see(&self, entry: &dyn Facts) -> bool {
+        self.destination()
+            .is_some_and(|destination| destination.policy.might_allow(&self.attributes(), entry))
+    }
+
+    /// Waits until a new snapshot denies what was permitted, or no longer holds the destination. Cancel safe.
+    pub(crate) async fn no_longer_allowed(&self) {
+        let mut generations = self.0.cx.shared.config.generations();
+        while generations.changed().await.is_ok() {
+            let still = self.destination().is_some_and(|destination| self.decide(&destination).is_ok());
+            if !still {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    fn decide(&self, destination: &Destination) -> Result<Permit, Denial> {
+        let (policy, attributes) = (&destination.policy, self.attributes());
+        let head = match &self.0.message {
+            Message::Plain => return policy.decide(&attributes, &Plain),
+            Message::Head(head) | Message::Body(head, _) => head,
+        };
+        match policy.decide_head(&attributes) {
+            HeadVerdict::Permit(permit) => return Ok(permit),
+            HeadVerdict::Deny(denial) => return Err(denial),
+            HeadVerdict::ReadBody => {}
+        }
+        match &self.0.message {
+            Message::Body(head, inspected) => {
+                let limits = self.0.cx.shared.settings.limits.protocol();
+                match Exchange::read(head, &inspected.bytes, &limits) {
+                    Ok(exchange) => mcp::judge(policy, &attributes, &exchange).outcome,
+                    Err(_malformed) => policy.decide(&attributes, &Plain),
+                }
+            }
+            // The body went by unread, since nothing depended on it then. Now something does, and it is gone.
+            Message::Head(head) if head.kind() == HeadKind::Message => policy.decide(&attributes, &Plain),
+            Message::Head(_) | Message::Plain => policy.decide(&attributes, &*head.facts()),
+        }
+    }
+}

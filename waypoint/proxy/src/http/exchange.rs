@@ -1,0 +1,327 @@
+//! The record of one request, filled along its way and written once: when its answer has gone, or when it broke off.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use agent_protocols::mcp::{self as protocol, Exchange, Head};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, Request, Response, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use waypoint_policy::{Denial, Permit};
+
+use super::headers::Target;
+use super::mcp::kind_name;
+use crate::body::{Body, BodyError};
+use crate::context::StreamContext;
+use crate::refusal::Refusal;
+use crate::snapshot::{Destination, Snapshot};
+use crate::telemetry::{Decision, McpRecord, RequestRecord, Telemetry};
+use crate::upstream::Chosen;
+
+/// Bytes of a passing body that are looked at to name what it asks for.
+const OBSERVED: usize = 1 << 10;
+
+/// One request's record and what fills it from the side.
+pub(crate) struct ExchangeLog(Box<Entry>);
+
+struct Entry {
+    record: RequestRecord,
+    telemetry: Telemetry,
+    seen: Arc<Passing>,
+    written: bool,
+}
+
+/// What passing bodies tell, each from its own task.
+#[derive(Default)]
+pub(crate) struct Passing {
+    /// Request bytes.
+    received: AtomicU64,
+    /// Method and name that a passing request body begins with.
+    asks: OnceLock<(String, Option<String>)>,
+    /// List entries left out of the answer, and kept.
+    hidden: AtomicUsize,
+    kept: AtomicUsize,
+}
+
+impl Passing {
+    pub(crate) fn screened(&self, counts: protocol::Screened) {
+        self.hidden.fetch_add(counts.hidden, Ordering::Relaxed);
+        self.kept.fetch_add(counts.kept, Ordering::Relaxed);
+    }
+}
+
+impl ExchangeLog {
+    pub(crate) fn begin(cx: &StreamContext, request: &Request<Incoming>) -> Self {
+        let headers = request.headers();
+        let mut record = RequestRecord::begin(cx.source_record(cx.shared.config.load().as_deref()));
+        record.method = request.method().clone();
+        record.path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+        record.protocol = protocol_name(request.version());
+        record.user_agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        record.grpc =
+            headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let (telemetry, seen) = (cx.shared.telemetry.clone(), Arc::default());
+        Self(Box::new(Entry { record, telemetry, seen, written: false }))
+    }
+
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.0.record.grpc
+    }
+
+    pub(crate) fn authority(&self) -> &str {
+        &self.0.record.authority
+    }
+
+    /// When a request that may take `timeout` is over.
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Option<Instant> {
+        timeout.and_then(|timeout| self.0.record.clock.checked_add(timeout))
+    }
+
+    pub(crate) fn destined(&mut self, snapshot: &Snapshot, destination: &Destination) {
+        let record = &mut self.0.record;
+        record.service = Some(Arc::clone(&destination.service));
+        record.port = destination.port;
+        record.generation = snapshot.generation();
+    }
+
+    pub(crate) fn named(&mut self, target: &Target, request_id: String) {
+        self.0.record.authority.clone_from(&target.authority);
+        self.0.record.request_id = Some(request_id);
+    }
+
+    pub(crate) fn routed(&mut self, name: &Arc<str>) {
+        self.0.record.route = Some(Arc::clone(name));
+    }
+
+    pub(crate) fn upstream(&mut self, chosen: Option<&Chosen>) {
+        self.0.record.upstream = chosen.map(|chosen| (Arc::clone(&chosen.workload), chosen.address));
+    }
+
+    pub(crate) fn decided(&mut self, answer: Result<Permit, Denial>) -> Result<Permit, Refusal> {
+        let record = &mut self.0.record;
+        let (decision, result) = crate::decided::decided(answer, &mut record.dry_run, &mut record.audited);
+        record.decision = decision;
+        result
+    }
+
+    /// The head alone sufficed.
+    pub(crate) fn permitted(&mut self, permit: &Permit) {
+        if matches!(self.0.record.decision, Decision::NotDecided) {
+            let _recorded = self.decided(Ok(permit.clone()));
+        }
+    }
+
+    /// A session that is not this identity's is refused, whatever the policies said.
+    pub(crate) fn session_refused(&mut self) {
+        self.0.record.decision = Decision::Denied { detail: "session_not_found".to_owned(), rule: None };
+    }
+
+    pub(crate) fn mcp_head(&mut self, head: &Head) {
+        let revision = head.revision().map(str::to_owned);
+        self.0.record.mcp = Some(McpRecord { revision, kind: Some("lifecycle"), ..McpRecord::default() });
+    }
+
+    pub(crate) fn body_read(&mut self, bytes: usize) {
+        self.0.seen.received.store(bytes as u64, Ordering::Relaxed);
+        self.mcp().body_read = true;
+    }
+
+    pub(crate) fn mcp_exchange(&mut self, exchange: &Exchange<'_>) {
+        let record = self.mcp();
+        record.messages = exchange.messages.len();
+        record.revision = Some(exchange.revision.as_str().to_owned());
+        let Some(first) = exchange.messages.first() else { return };
+        record.method = first.method.as_deref().map(str::to_owned);
+        record.name = first.name().map(str::to_owned);
+        record.kind = Some(kind_name(first.kind()));
+    }
+
+    /// Where the filter of an answer counts.
+    pub(crate) fn passing(&self) -> Arc<Passing> {
+        Arc::clone(&self.0.seen)
+    }
+
+    pub(crate) fn listed(&self, names: &[String]) {
+        if let Some(service) = &self.0.record.service {
+            self.0.telemetry.listed(service, names);
+        }
+    }
+
+    fn mcp(&mut self) -> &mut McpRecord {
+        self.0.record.mcp.get_or_insert_default()
+    }
+
+    /// A passing body whose bytes are counted.
+    pub(crate) fn counted(&self, body: Incoming) -> Body {
+        self.pass(body, false)
+    }
+
+    /// A passing body whose bytes are counted and whose beginning is looked at, never held. It decides nothing.
+    pub(crate) fn observed(&self, body: Incoming) -> Body {
+        self.pass(body, true)
+    }
+
+    fn pass(&self, body: Incoming, observe: bool) -> Body {
+        if body.is_end_stream() {
+            return Body::Empty;
+        }
+        let json = observe && self.0.record.method == http::Method::POST && !self.0.record.grpc;
+        Body::Stream(Box::pin(PassingBody { body, told: Arc::clone(&self.0.seen), observe: json }))
+    }
+
+    /// The answer, with the record written when its body has gone.
+    pub(crate) fn answered(mut self, response: Response<Body>) -> Response<Body> {
+        let record = &mut self.0.record;
+        record.status = response.status().as_u16();
+        record.grpc_status = record.grpc_status.or_else(|| grpc_status(response.headers()));
+        if record.detail.is_empty() {
+            "via_upstream".clone_into(&mut record.detail);
+        }
+        let (parts, body) = response.into_parts();
+        if body.is_end_stream() {
+            self.write();
+            return Response::from_parts(parts, body);
+        }
+        Response::from_parts(parts, Body::Stream(Box::pin(LoggedBody { body, log: self })))
+    }
+
+    /// A refusal's answer.
+    pub(crate) fn refused(mut self, refusal: &Refusal, response: Response<Body>) -> Response<Body> {
+        self.0.telemetry.refused(refusal.reason());
+        let record = &mut self.0.record;
+        record.flags = refusal.flag();
+        record.detail = refusal.detail();
+        self.answered(response)
+    }
+
+    fn write(&mut self) {
+        let entry = &mut *self.0;
+        if std::mem::replace(&mut entry.written, true) {
+            return;
+        }
+        let record = &mut entry.record;
+        let seen = &entry.seen;
+        record.bytes_received = seen.received.load(Ordering::Relaxed);
+        if let Some((method, name)) = seen.asks.get() {
+            let mcp = record.mcp.get_or_insert_default();
+            mcp.method.get_or_insert_with(|| method.clone());
+            mcp.name = mcp.name.take().or_else(|| name.clone());
+        }
+        if let Some(mcp) = &mut record.mcp {
+            mcp.hidden = seen.hidden.load(Ordering::Relaxed);
+            mcp.list_entries = seen.kept.load(Ordering::Relaxed);
+        }
+        entry.telemetry.finish_request(record.take());
+    }
+}
+
+impl Drop for ExchangeLog {
+    fn drop(&mut self) {
+        if !self.0.written {
+            self.0.record.flags = "DC";
+            self.write();
+        }
+    }
+}
+
+fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _one => "HTTP/1.1",
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<i32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// A request body on its way up.
+struct PassingBody {
+    body: Incoming,
+    told: Arc<Passing>,
+    observe: bool,
+}
+
+impl HttpBody for PassingBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            this.told.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if std::mem::take(&mut this.observe)
+                && let Some(seen) = protocol::observe(data.get(..OBSERVED).unwrap_or(data))
+            {
+                let _first = this.told.asks.set(seen);
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A response body on its way down; its end is the request's end.
+struct LoggedBody {
+    body: Body,
+    log: ExchangeLog,
+}
+
+impl HttpBody for LoggedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        let record = &mut this.log.0.record;
+        match &frame {
+            Some(Ok(frame)) => {
+                record.bytes_sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                let status = frame.trailers_ref().and_then(grpc_status);
+                record.grpc_status = record.grpc_status.or(status);
+                if this.body.is_end_stream() {
+                    this.log.write();
+                }
+            }
+            Some(Err(error)) => {
+                record.flags = if error.is::<super::watched::Closed>() { "-" } else { "UC" };
+                record.detail = error.to_string();
+                this.log.write();
+            }
+            None => this.log.write(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

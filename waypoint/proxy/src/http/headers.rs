@@ -1,0 +1,236 @@
+//! The head of a request, made unambiguous and cleaned of what a client may not say.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use waypoint_model::PathNormalization;
+
+use super::path;
+use crate::context::PeerContext;
+
+/// The client's certificate, as a proxy may say it (Envoy).
+const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What concerns one connection only (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "http2-settings",
+];
+
+/// What a request says of itself once it is clean.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// `:authority`, or `Host`.
+    pub(crate) authority: String,
+    /// Normalized, without query.
+    pub(crate) path: String,
+    /// Without its `?`.
+    pub(crate) query: Option<String>,
+}
+
+/// Reads and cleans a head in place; afterwards its URI is the normalized path and query only.
+///
+/// # Errors
+/// The name of what is ambiguous or not allowed.
+pub(crate) fn prepare(parts: &mut Parts, how: PathNormalization) -> Result<Target, &'static str> {
+    if parts.method == Method::CONNECT {
+        return Err("inner_connect");
+    }
+    let authority = authority(parts)?;
+    let path = path::normalize(parts.uri.path(), how)?.into_owned();
+    let query = parts.uri.query().map(str::to_owned);
+    let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    parts.uri = Uri::from(whole.parse::<PathAndQuery>().map_err(|_malformed| "path_character")?);
+    strip_hop_by_hop(&mut parts.headers)?;
+    Ok(Target { authority, path, query })
+}
+
+/// One authority, however it was said: a request whose `:authority` (or absolute form) and `Host` differ is two requests.
+fn authority(parts: &Parts) -> Result<String, &'static str> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next().map(|host| host.to_str().map_err(|_not_ascii| "host")).transpose()?;
+    if hosts.next().is_some() {
+        return Err("several_hosts");
+    }
+    match (parts.uri.authority(), host) {
+        (Some(authority), _) if authority.as_str().contains('@') => Err("userinfo"),
+        (Some(authority), Some(host)) if !authority.as_str().eq_ignore_ascii_case(host) => {
+            Err("host_differs")
+        }
+        (Some(authority), _) => Ok(authority.as_str().to_owned()),
+        (None, Some(host)) => Ok(host.to_owned()),
+        (None, None) if parts.version == Version::HTTP_10 => Ok(String::new()),
+        (None, None) => Err("no_host"),
+    }
+}
+
+/// An upgrade to WebSocket is the one hop-by-hop matter that is carried on.
+fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let websocket = is_websocket(headers);
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.to_str().unwrap_or_default().split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        // `Connection: x` must remove neither what is judged nor what frames the message.
+        if matches!(name, HOST | CONTENT_LENGTH | TRANSFER_ENCODING) || name.as_str().starts_with("mcp-") {
+            return Err("connection_option");
+        }
+        headers.remove(name);
+    }
+    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if websocket {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    Ok(())
+}
+
+/// Whether an HTTP/1.1 request asks to become a WebSocket (RFC 6455 §4.1).
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    let token = |name: HeaderName, want: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(want))
+    };
+    token(CONNECTION, "upgrade") && token(UPGRADE, "websocket")
+}
+
+/// Who called, for the application: what a client says of it is removed, ours is set where that is configured.
+pub(crate) fn identify(headers: &mut HeaderMap, peer: &PeerContext, xfcc: bool) {
+    headers.remove(XFCC);
+    if let (true, Some(uri), Some(by)) = (xfcc, peer.id(), peer.local.as_ref())
+        && let Ok(value) = HeaderValue::try_from(format!("By={by};URI={uri}"))
+    {
+        headers.insert(XFCC, value);
+    }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+}
+
+/// Writes the authority where either version of HTTP looks for it: an absolute URI (`:authority`) and `Host`.
+///
+/// # Errors
+/// An authority that cannot stand in a URI.
+pub(crate) fn authority_for_upstream(parts: &mut Parts, authority: &str) -> Result<(), &'static str> {
+    if authority.is_empty() {
+        return Ok(()); // HTTP/1.0 without Host.
+    }
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.authority = Some(authority.parse().map_err(|_malformed| "host")?);
+    parts.uri = Uri::from_parts(uri).map_err(|_malformed| "host")?;
+    parts.headers.insert(HOST, HeaderValue::try_from(authority).map_err(|_malformed| "host")?);
+    Ok(())
+}
+
+/// The request's id; one is made where the client sent none.
+pub(crate) fn request_id(headers: &mut HeaderMap) -> String {
+    if let Some(id) = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()) {
+        return id.to_owned();
+    }
+    let id = uuid_v4(fastrand::u128(..));
+    if let Ok(value) = HeaderValue::try_from(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    id
+}
+
+/// RFC 9562 §5.4.
+fn uuid_v4(random: u128) -> String {
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(request: http::request::Builder) -> Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn one_authority_or_none() {
+        let rows = [
+            (parts(http::Request::get("/").header(HOST, "a:80")), Ok("a:80")),
+            (parts(http::Request::get("http://a/x").header(HOST, "A")), Ok("a")),
+            (parts(http::Request::get("http://a/x").header(HOST, "b")), Err("host_differs")),
+            (parts(http::Request::get("/").header(HOST, "a").header(HOST, "a")), Err("several_hosts")),
+            (parts(http::Request::get("http://u@a/x")), Err("userinfo")),
+            (parts(http::Request::get("/")), Err("no_host")),
+        ];
+        for (parts, want) in rows {
+            assert_eq!(authority(&parts), want.map(str::to_owned), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_goes_and_websocket_stays() {
+        let request =
+            http::Request::get("/a/../x?q=1").header(HOST, "a").header(CONNECTION, "Upgrade, x-drop");
+        let mut parts =
+            parts(request.header(UPGRADE, "websocket").header("x-drop", "1").header("keep-alive", "5"));
+        let target = prepare(&mut parts, PathNormalization::Base).unwrap();
+        assert_eq!((target.path.as_str(), target.query.as_deref()), ("/x", Some("q=1")));
+        assert_eq!(parts.uri, "/x?q=1");
+        assert!(!parts.headers.contains_key("x-drop") && !parts.headers.contains_key("keep-alive"));
+        assert!(is_websocket(&parts.headers));
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_is_judged() {
+        for name in ["mcp-session-id", "content-length", "host", "Mcp-Method"] {
+            let mut parts = parts(http::Request::get("/").header(HOST, "a").header(CONNECTION, name));
+            assert_eq!(
+                prepare(&mut parts, PathNormalization::Base).err(),
+                Some("connection_option"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_made_request_id_is_a_version_4_uuid() {
+        assert_eq!(uuid_v4(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(uuid_v4(0), "00000000-0000-4000-8000-000000000000");
+    }
+
+    #[test]
+    fn a_clients_word_on_certificates_is_removed() {
+        let id = |text| Some(spiffe_id::SpiffeId::parse(text).unwrap());
+        let name = crate::context::PeerName::Vouched(id("spiffe://td/ns/a/sa/a"));
+        let peer =
+            PeerContext { name, address: "10.0.0.1:1".parse().unwrap(), local: id("spiffe://td/ns/w/sa/w") };
+        for (xfcc, want) in
+            [(false, None), (true, Some("By=spiffe://td/ns/w/sa/w;URI=spiffe://td/ns/a/sa/a"))]
+        {
+            let mut headers = HeaderMap::new();
+            headers.append(XFCC, HeaderValue::from_static("URI=spiffe://td/ns/admin/sa/root"));
+            headers.append(XFCC, HeaderValue::from_static("URI=spiffe://td/ns/admin/sa/root"));
+            identify(&mut headers, &peer, xfcc);
+            let seen: Vec<_> = headers.get_all(XFCC).iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(seen, want.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

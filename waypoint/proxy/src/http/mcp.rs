@@ -1,0 +1,225 @@
+//! MCP on its way in: its head, its session, its body where the answer depends on it, and the permit.
+
+use std::sync::Arc;
+
+use agent_protocols::mcp::{self, Exchange, Head, HeadKind, Revision};
+use agent_protocols::{Kind, Malformed, Reply};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue};
+use hyper::body::Incoming;
+use waypoint_policy::{Attributes, Denial, HeadVerdict, Permit, PolicySet};
+
+use super::asked::{self, Asked, Message};
+use super::exchange::ExchangeLog;
+use super::headers::{self, Target};
+use super::inspect::{self, Inspected};
+use super::request::{Judged, Refused, Screening};
+use crate::body::Body;
+use crate::context::StreamContext;
+use crate::refusal::Refusal;
+use crate::sessions::{Holder, Session};
+use crate::snapshot::Destination;
+use crate::upstream::Pick;
+
+/// `Mcp-Session-Id` (MCP 2025-03-26, *Session Management*).
+pub(crate) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// What came of judging an exchange.
+pub(crate) struct Verdicts {
+    /// The permit for all of it, or the first refusal.
+    pub(crate) outcome: Result<Permit, Denial>,
+    /// Which messages were refused, in the order of the body.
+    pub(crate) denied: Vec<bool>,
+}
+
+/// Judges every message of an exchange, and every thing that a message names. It goes as a whole or not at all.
+pub(crate) fn judge(policy: &PolicySet, attributes: &Attributes<'_>, exchange: &Exchange<'_>) -> Verdicts {
+    let mut denied = Vec::with_capacity(exchange.messages.len());
+    let mut outcome: Option<Result<Permit, Denial>> = None;
+    for message in &exchange.messages {
+        let one = judge_message(policy, attributes, message);
+        denied.push(one.is_err());
+        outcome = Some(match (outcome.take(), one) {
+            (None, one) => one,
+            (Some(Ok(all)), Ok(one)) => Ok(all.and(one)),
+            (Some(Ok(_)), Err(denial)) | (Some(Err(denial)), _) => Err(denial),
+        });
+    }
+    let outcome = outcome.unwrap_or_else(|| policy.decide(attributes, &agent_protocols::Plain));
+    Verdicts { outcome, denied }
+}
+
+fn judge_message(
+    policy: &PolicySet,
+    attributes: &Attributes<'_>,
+    message: &mcp::Message<'_>,
+) -> Result<Permit, Denial> {
+    if !message.is_known() {
+        return Err(policy.deny_unknown_method(message.method.as_deref().unwrap_or_default()));
+    }
+    let mut permit: Option<Permit> = None;
+    for subject in &message.subjects {
+        let one = policy.decide(attributes, subject)?;
+        permit = Some(match permit.take() {
+            Some(all) => all.and(one),
+            None => one,
+        });
+    }
+    permit.ok_or_else(|| policy.deny_unknown_method(message.method.as_deref().unwrap_or_default()))
+}
+
+/// Judges one request to a destination whose policies test MCP facts.
+pub(crate) async fn authorize(
+    cx: &Arc<StreamContext>,
+    destination: &Arc<Destination>,
+    parts: &mut Parts,
+    target: &Target,
+    body: Incoming,
+    log: &mut ExchangeLog,
+) -> Result<Judged, Refused> {
+    if headers::is_websocket(&parts.headers) {
+        return Err(Refusal::BadRequest("mcp_upgrade").into());
+    }
+    let head = Head::read(parts).map_err(malformed)?;
+    log.mcp_head(&head);
+    let decision = destination.policy.decide_head(&asked::attributes(cx, parts, target, destination.port));
+    match decision {
+        HeadVerdict::Deny(denial) => Err(Refused::worded(denied(log, denial), mcp::no_access())),
+        HeadVerdict::Permit(permit) => by_head(cx, destination, parts, target, body, head, permit, log),
+        HeadVerdict::ReadBody if head.kind() == HeadKind::Message => {
+            let limits = &cx.shared.settings.limits;
+            let inspected = inspect::read(body, &cx.shared.inspection, limits).await?;
+            by_body(cx, destination, parts, target, head, inspected, log)
+        }
+        HeadVerdict::ReadBody => {
+            let attributes = asked::attributes(cx, parts, target, destination.port);
+            let decision = destination.policy.decide(&attributes, &*head.facts());
+            let permit =
+                log.decided(decision).map_err(|refusal| Refused::worded(refusal, mcp::no_access()))?;
+            by_head(cx, destination, parts, target, body, head, permit, log)
+        }
+    }
+}
+
+/// Nothing depends on the body: it streams through.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the request in its parts; a struct for one call would hide nothing"
+)]
+fn by_head(
+    cx: &Arc<StreamContext>,
+    destination: &Arc<Destination>,
+    parts: &mut Parts,
+    target: &Target,
+    body: Incoming,
+    head: Head,
+    permit: Permit,
+    log: &mut ExchangeLog,
+) -> Result<Judged, Refused> {
+    log.permitted(&permit);
+    let modern = head.revision().is_some_and(|revision| revision >= "2026-07-28");
+    let session = enter(cx, destination, parts, modern).map_err(|refusal| {
+        log.session_refused();
+        Refused::worded(refusal, mcp::session_not_found(None))
+    })?;
+    if head.last_event_id().is_some() && session.is_none() {
+        return Err(Refused::worded(Refusal::SessionNotFound, mcp::session_not_found(None)));
+    }
+    let screening = if head.kind() == HeadKind::OpenStream { Screening::Stream } else { Screening::None };
+    let lifecycle = head.kind() == HeadKind::OpenStream;
+    let asked = Asked::new(cx, parts, target, destination.port, Message::Head(head));
+    mcp::sanitize(&mut parts.headers, None);
+    let pick = Pick { pinned: session.as_ref().map(|session| session.session.endpoint.clone()) };
+    Ok(Judged { permit, asked: Some(asked), body: log.observed(body), pick, screening, lifecycle, session })
+}
+
+fn by_body(
+    cx: &Arc<StreamContext>,
+    destination: &Arc<Destination>,
+    parts: &mut Parts,
+    target: &Target,
+    head: Head,
+    inspected: Inspected,
+    log: &mut ExchangeLog,
+) -> Result<Judged, Refused> {
+    log.body_read(inspected.bytes.len());
+    let limits = cx.shared.settings.limits.protocol();
+    let exchange = Exchange::read(&head, &inspected.bytes, &limits).map_err(malformed)?;
+    log.mcp_exchange(&exchange);
+    let first_id = exchange.messages.first().and_then(mcp::Message::id);
+    let modern = exchange.revision == Revision::V2026_07_28;
+    let session = enter(cx, destination, parts, modern).map_err(|refusal| {
+        log.session_refused();
+        Refused::worded(refusal, mcp::session_not_found(first_id))
+    })?;
+    let attributes = asked::attributes(cx, parts, target, destination.port);
+    let verdicts = judge(&destination.policy, &attributes, &exchange);
+    let permit = log.decided(verdicts.outcome).map_err(|refusal| {
+        let access = destination.policy.any_access(&attributes);
+        let reply = if access {
+            mcp::refuse(&exchange, &verdicts.denied, cx.shared.settings.deny_mode)
+        } else {
+            mcp::no_access()
+        };
+        Refused::worded(refusal, reply)
+    })?;
+    let list = exchange.asks_for_list();
+    let screening = if list { Screening::Lists(first_id.map(str::to_owned)) } else { Screening::None };
+    mcp::sanitize(&mut parts.headers, Some(&exchange));
+    let pick = Pick { pinned: session.as_ref().map(|session| session.session.endpoint.clone()) };
+    let body = Body::full(inspected.bytes.clone());
+    let asked = Asked::new(cx, parts, target, destination.port, Message::Body(head, inspected));
+    Ok(Judged { permit, asked: Some(asked), body, pick, screening, lifecycle: false, session })
+}
+
+/// A session that the request belongs to.
+pub(crate) struct Entered {
+    /// The id as its client knows it.
+    pub(crate) shown: HeaderValue,
+    pub(crate) session: Session,
+}
+
+/// Opens the session that the head names and puts the server's own id in its place. Revision 2026-07-28 has no sessions.
+fn enter(
+    cx: &StreamContext,
+    destination: &Destination,
+    parts: &mut Parts,
+    modern: bool,
+) -> Result<Option<Entered>, Refusal> {
+    let Some(shown) = parts.headers.get(&SESSION).cloned() else { return Ok(None) };
+    if modern {
+        parts.headers.remove(&SESSION);
+        return Ok(None);
+    }
+    let session = cx.shared.sessions.open(holder(cx, destination), &shown).ok_or(Refusal::SessionNotFound)?;
+    parts.headers.insert(SESSION, session.upstream_id.clone());
+    Ok(Some(Entered { shown, session }))
+}
+
+/// Whose sessions these are.
+pub(crate) fn holder(cx: &StreamContext, destination: &Destination) -> Holder {
+    Holder { service: destination.service.key.clone(), principal: cx.peer.id().cloned() }
+}
+
+fn malformed(malformed: Malformed) -> Refused {
+    let reply: Reply = malformed.reply();
+    Refused::worded(Refusal::Malformed(malformed), reply)
+}
+
+fn denied(log: &mut ExchangeLog, denial: Denial) -> Refusal {
+    match log.decided(Err(denial)) {
+        Err(refusal) => refusal,
+        Ok(_permit) => Refusal::BadRequest("undecided"),
+    }
+}
+
+/// Kinds by the names that policies and logs use.
+pub(crate) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Call => "call",
+        Kind::List => "list",
+        Kind::Lifecycle => "lifecycle",
+        Kind::Response => "response",
+        Kind::Plain => "plain",
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP inside a tunnel, in the order in which a request meets it.
+
+pub(crate) mod answer;
+pub(crate) mod asked;
+pub(crate) mod exchange;
+pub(crate) mod headers;
+pub(crate) mod inspect;
+pub(crate) mod mcp;
+pub(crate) mod path;
+pub(crate) mod request;
+pub(crate) mod screen;
+pub(crate) mod server;
+pub(crate) mod upgrade;
+pub(crate) mod watched;

@@ -1,0 +1,197 @@
+//! One request, top to bottom.
+
+use std::sync::Arc;
+
+use agent_protocols::{Plain, Reply};
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use waypoint_model::{PathNormalization, Protocol};
+use waypoint_policy::{Permit, Reads};
+
+use super::asked::{self, Asked, Message};
+use super::exchange::ExchangeLog;
+use super::headers::{self, Target};
+use super::mcp::{self, Entered};
+use super::{answer, screen, upgrade, watched};
+use crate::body::Body;
+use crate::context::StreamContext;
+use crate::refusal::Refusal;
+use crate::routing::table::{self, Forward, Selected};
+use crate::snapshot::Destination;
+use crate::upstream::{Pick, Version};
+
+/// A request that may be sent, and what its answer needs.
+pub(crate) struct Judged {
+    pub(crate) permit: Permit,
+    /// Kept to judge a long answer again; `None` where no policy is attached.
+    pub(crate) asked: Option<Asked>,
+    pub(crate) body: Body,
+    pub(crate) pick: Pick,
+    pub(crate) screening: Screening,
+    /// An MCP GET that was permitted because it opens a stream, and whose answer must be one.
+    pub(crate) lifecycle: bool,
+    pub(crate) session: Option<Entered>,
+}
+
+/// Which part of an answer is filtered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Screening {
+    /// Nothing.
+    None,
+    /// A list was asked for (with this JSON-RPC id): whatever comes back is filtered or withheld.
+    Lists(Option<String>),
+    /// A stream of the server's own: list results on it are filtered by their shape.
+    Stream,
+}
+
+/// A refusal, in the protocol's own words where it has some.
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    pub(crate) reply: Option<Reply>,
+}
+
+impl Refused {
+    pub(crate) fn worded(refusal: Refusal, reply: Reply) -> Self {
+        Self { refusal, reply: Some(reply) }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, reply: None }
+    }
+}
+
+/// Answers one request: with what its destination says, or with a refusal. Every request is recorded once.
+pub(crate) async fn handle(cx: &Arc<StreamContext>, request: Request<Incoming>) -> Response<Body> {
+    let mut log = ExchangeLog::begin(cx, &request);
+    match forward(cx, request, &mut log).await {
+        Ok(response) => log.answered(response),
+        Err(refused) => {
+            let answer = answer::refusal(&refused, log.is_grpc());
+            log.refused(&refused.refusal, answer)
+        }
+    }
+}
+
+async fn forward(
+    cx: &Arc<StreamContext>,
+    request: Request<Incoming>,
+    log: &mut ExchangeLog,
+) -> Result<Response<Body>, Refused> {
+    let snapshot = cx.shared.config.load().ok_or_else(|| Refusal::UnknownDestination(cx.target.clone()))?;
+    let destination = snapshot.destination(&cx.target)?;
+    log.destined(&snapshot, destination);
+    let (mut parts, body) = request.into_parts();
+    let upgrading = parts.extensions.remove::<OnUpgrade>();
+    let target = clean(cx, &mut parts, snapshot.mesh().path_normalization, log)?;
+    let judged = match destination.policy.reads() {
+        Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
+        Reads::Http | Reads::A2a | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
+    };
+    let selected =
+        destination.routes.select(&target.authority, &target.path, target.query.as_deref(), &parts);
+    match selected.ok_or(Refusal::NoRoute)? {
+        Selected::Forward(route) => {
+            log.routed(&route.name);
+            send(cx, destination, parts, upgrading, judged, &route, log).await
+        }
+        Selected::Redirect { redirect, name, matched, response_headers } => {
+            log.routed(&name);
+            let answer = table::redirect(
+                &redirect,
+                &matched,
+                &target.authority,
+                &target.path,
+                target.query.as_deref(),
+            );
+            let mut answer = answer.map_err(|_uri| Refusal::BrokenRoute(name))?;
+            table::change(answer.headers_mut(), &response_headers);
+            Ok(answer)
+        }
+        Selected::Broken { name, why } => {
+            log.routed(&name);
+            Err(Refusal::BrokenRoute(why).into())
+        }
+    }
+}
+
+/// Makes the head unambiguous, and takes out what only we may say.
+fn clean(
+    cx: &StreamContext,
+    parts: &mut Parts,
+    how: PathNormalization,
+    log: &mut ExchangeLog,
+) -> Result<Target, Refusal> {
+    let target = headers::prepare(parts, how).map_err(Refusal::BadRequest)?;
+    headers::identify(&mut parts.headers, &cx.peer, cx.shared.settings.xfcc);
+    let id = headers::request_id(&mut parts.headers);
+    log.named(&target, id);
+    Ok(target)
+}
+
+/// Plain HTTP: the head decides, the body streams through.
+fn plain(
+    cx: &Arc<StreamContext>,
+    destination: &Arc<Destination>,
+    parts: &Parts,
+    target: &Target,
+    body: Incoming,
+    log: &mut ExchangeLog,
+) -> Result<Judged, Refused> {
+    let attributes = asked::attributes(cx, parts, target, destination.port);
+    let permit = log.decided(destination.policy.decide(&attributes, &Plain))?;
+    let watched = !destination.policy.is_empty();
+    let asked = watched.then(|| Asked::new(cx, parts, target, destination.port, Message::Plain));
+    let body = if cx.shared.settings.observe { log.observed(body) } else { log.counted(body) };
+    let (pick, screening) = (Pick::default(), Screening::None);
+    Ok(Judged { permit, asked, body, pick, screening, lifecycle: false, session: None })
+}
+
+async fn send(
+    cx: &Arc<StreamContext>,
+    destination: &Arc<Destination>,
+    mut parts: Parts,
+    upgrading: Option<OnUpgrade>,
+    judged: Judged,
+    route: &Forward,
+    log: &mut ExchangeLog,
+) -> Result<Response<Body>, Refused> {
+    let version = upstream_version(destination.protocol, parts.version);
+    let asks_upgrade = headers::is_websocket(&parts.headers) && version == Version::Http1;
+    if judged.screening != Screening::None {
+        screen::ask_for_identity(&mut parts.headers);
+    }
+    headers::authority_for_upstream(&mut parts, log.authority()).map_err(Refusal::BadRequest)?;
+    route.apply(&mut parts).map_err(|_invalid| Refusal::BrokenRoute(Arc::clone(&route.name)))?;
+    let request = Request::from_parts(parts, judged.body);
+    let (upstreams, mut chosen) = (&cx.shared.upstreams, None);
+    let timeout = route.timeout.or(route.backend_timeout);
+    let sent = upstreams
+        .send(&judged.permit, &route.cluster, &judged.pick, version, timeout, request, &mut chosen)
+        .await;
+    log.upstream(chosen.as_ref());
+    let mut response = sent.map_err(|error| answer::upstream(error, judged.session.is_some()))?;
+    answer::clean(&mut response);
+    if destination.policy.reads() == Reads::Mcp {
+        answer::bind_session(cx, destination, chosen.as_ref(), judged.session.as_ref(), &mut response);
+        answer::withhold(&response, judged.lifecycle, &judged.screening)?;
+    }
+    table::change(response.headers_mut(), &route.response_headers);
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade::carry(cx, asks_upgrade.then_some(upgrading).flatten(), response, judged.asked);
+    }
+    let response = screen::apply(response, &judged.screening, judged.asked.as_ref(), log).await?;
+    Ok(watched::watch(response, judged.asked, log.deadline(route.timeout)))
+}
+
+/// What is spoken to the endpoint: as the port declares, else as the client did.
+fn upstream_version(protocol: Protocol, client: http::Version) -> Version {
+    match protocol {
+        Protocol::Http2 | Protocol::Grpc => Version::Http2,
+        Protocol::Undeclared if client == http::Version::HTTP_2 => Version::Http2,
+        Protocol::Http | Protocol::Undeclared | Protocol::Tcp | Protocol::Tls => Version::Http1,
+    }
+}

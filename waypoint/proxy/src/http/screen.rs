@@ -1,0 +1,191 @@
+//! Lists show what may be called: answers filtered on their way down. Courtesy only; the call itself is judged again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use agent_protocols::mcp::{self as protocol, Entry, Judge, Screened, SseScreen, Unscreenable};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt;
+
+use super::answer::{is_event_stream, is_json};
+use super::asked::Asked;
+use super::exchange::{ExchangeLog, Passing};
+use super::request::{Refused, Screening};
+use crate::body::{Body, BodyError};
+use crate::refusal::Refusal;
+
+/// An answer that will be filtered must come uncoded.
+pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Filters an answer as it was decided to be.
+///
+/// # Errors
+/// [`Refusal::Unscreenable`] for an answer that should be filtered and cannot be: it is never passed unfiltered.
+pub(crate) async fn apply(
+    response: Response<Body>,
+    screening: &Screening,
+    asked: Option<&Asked>,
+    log: &mut ExchangeLog,
+) -> Result<Response<Body>, Refused> {
+    let Some(asked) = asked.filter(|_| *screening != Screening::None) else { return Ok(response) };
+    let id = match screening {
+        Screening::Lists(id) => id.as_deref(),
+        Screening::None | Screening::Stream => None,
+    };
+    let screened = screen(response, asked, log).await;
+    screened.map_err(|name| Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)))
+}
+
+async fn screen(
+    response: Response<Body>,
+    asked: &Asked,
+    log: &mut ExchangeLog,
+) -> Result<Response<Body>, &'static str> {
+    if !is_identity(response.headers()) {
+        return Err("content_encoding");
+    }
+    if is_event_stream(&response) {
+        return Ok(stream(response, asked, log));
+    }
+    if is_json(&response) {
+        return list(response, asked, log).await;
+    }
+    // Without content there is nothing to hide: 202 and 204, and errors that are no JSON.
+    let empty = response.body().is_end_stream();
+    if empty || !response.status().is_success() { Ok(response) } else { Err("content_type") }
+}
+
+fn is_identity(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+async fn list(
+    response: Response<Body>,
+    asked: &Asked,
+    log: &mut ExchangeLog,
+) -> Result<Response<Body>, &'static str> {
+    let limits = &asked.cx().shared.settings.limits;
+    let (mut parts, body) = response.into_parts();
+    let bytes = collect(body, limits.screened_list).await?;
+    let (mut sieve, mut counts) = (Sieve::new(asked), Screened::default());
+    let changed = protocol::screen_json(&bytes, &limits.protocol(), &mut sieve, &mut counts);
+    let changed = changed.map_err(|Unscreenable { name }| name)?;
+    log.passing().screened(counts);
+    log.listed(&sieve.names);
+    if changed.is_some() {
+        rewritten(&mut parts.headers);
+    }
+    Ok(Response::from_parts(parts, Body::full(changed.unwrap_or(bytes))))
+}
+
+/// The body is not the one that these spoke of.
+fn rewritten(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(ETAG);
+    headers.remove("content-digest");
+    headers.remove("repr-digest");
+}
+
+async fn collect(mut body: Body, limit: usize) -> Result<Bytes, &'static str> {
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_broken| "upstream_broke_off")?.into_data() else { continue };
+        if joined.len() + data.len() > limit {
+            return Err("list_too_large");
+        }
+        joined.extend_from_slice(&data);
+    }
+    Ok(joined.freeze())
+}
+
+fn stream(response: Response<Body>, asked: &Asked, log: &ExchangeLog) -> Response<Body> {
+    let limits = asked.cx().shared.settings.limits.protocol();
+    let (mut parts, body) = response.into_parts();
+    rewritten(&mut parts.headers);
+    let screened = ScreenedStream {
+        body,
+        screen: SseScreen::new(limits),
+        asked: asked.clone(),
+        told: log.passing(),
+        ended: false,
+    };
+    Response::from_parts(parts, Body::Stream(Box::pin(screened)))
+}
+
+/// Judges entries by the newest snapshot, and remembers what the server really lists.
+struct Sieve<'a> {
+    asked: &'a Asked,
+    names: Vec<String>,
+}
+
+impl<'a> Sieve<'a> {
+    fn new(asked: &'a Asked) -> Self {
+        Self { asked, names: Vec::new() }
+    }
+}
+
+impl Judge for Sieve<'_> {
+    fn keep(&mut self, entry: &Entry<'_>) -> bool {
+        self.names.push(entry.name.clone().into_owned());
+        self.asked.may_see(entry)
+    }
+}
+
+/// An event stream, filtered event by event.
+struct ScreenedStream {
+    body: Body,
+    screen: SseScreen,
+    asked: Asked,
+    told: Arc<Passing>,
+    ended: bool,
+}
+
+impl ScreenedStream {
+    fn filter(&mut self, chunk: &[u8]) -> Result<Bytes, Unscreenable> {
+        let (mut sieve, mut counts) = (Sieve::new(&self.asked), Screened::default());
+        let out = self.screen.push(chunk, &mut sieve, &mut counts)?;
+        let (telemetry, names) = (&self.asked.cx().shared.telemetry, std::mem::take(&mut sieve.names));
+        if let Some(destination) = self.asked.destination().filter(|_| !names.is_empty()) {
+            telemetry.listed(&destination.service, &names);
+        }
+        self.told.screened(counts);
+        Ok(out)
+    }
+}
+
+impl HttpBody for ScreenedStream {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        while !this.ended {
+            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { break };
+            let Ok(data) = frame?.into_data() else { continue };
+            match this.filter(&data) {
+                Ok(out) if out.is_empty() => {}
+                Ok(out) => return Poll::Ready(Some(Ok(Frame::data(out)))),
+                Err(unscreenable) => {
+                    this.ended = true;
+                    this.body = Body::Empty;
+                    return Poll::Ready(Some(Err(unscreenable.into())));
+                }
+            }
+        }
+        this.ended = true;
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}

@@ -1,0 +1,265 @@
+//! Sockets: accepting, the cap on connections, and what each connection is driven through.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use certs::{MeshTls, PeerCertificate};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::context::{PeerContext, PeerName, Shared};
+use crate::drain::{DrainWatch, Phase};
+use crate::sessions::Sessions;
+use crate::settings::Settings;
+use crate::snapshot::ConfigCell;
+use crate::telemetry::Telemetry;
+use crate::upstream::Upstreams;
+use crate::{sandwich, tunnel};
+
+/// Pause after an accept error that will not go away at once (out of descriptors or memory).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What arrives at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// HBONE: mutual TLS, HTTP/2, CONNECT.
+    Hbone,
+    /// Plain streams behind a PROXY v2 header, written by the node's ztunnel. Loopback only.
+    ProxyProtocol,
+}
+
+/// Why a listener cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// A PROXY header is believed, so only this host may write one.
+    #[error("a PROXY protocol listener must be bound to a loopback address, not {0}")]
+    NotLoopback(SocketAddr),
+    /// The socket is unusable.
+    #[error("the listener's address cannot be read")]
+    Socket(#[source] io::Error),
+}
+
+/// The data plane: everything between accepted sockets and endpoints.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    tls: MeshTls,
+    connections: Arc<Semaphore>,
+    handshakes: Semaphore,
+    /// Flow-control credit granted to open connections, in bytes.
+    credit: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// A data plane that serves what `config` holds.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        tls: MeshTls,
+        telemetry: Telemetry,
+        upstreams: Arc<Upstreams>,
+        config: ConfigCell,
+    ) -> Arc<Self> {
+        let limits = &settings.limits;
+        let (connections, handshakes) = (limits.connections, limits.handshakes);
+        let shared = Shared {
+            sessions: Sessions::new(&settings.session_keys, limits),
+            inspection: Arc::new(Semaphore::new(limits.inspected_total >> 10)),
+            config,
+            upstreams,
+            telemetry,
+            settings,
+        };
+        Arc::new(Self {
+            shared: Arc::new(shared),
+            tls,
+            connections: Arc::new(Semaphore::new(connections)),
+            handshakes: Semaphore::new(handshakes),
+            credit: Arc::new(AtomicU64::new(0)),
+        })
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.shared.settings.limits.connections.saturating_sub(self.connections.available_permits())
+    }
+
+    /// MCP sessions remembered now.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.count()
+    }
+
+    /// Accepts until the drain begins, then waits until every connection has ended.
+    ///
+    /// # Errors
+    /// When the listener is not one that may serve `inbound`. A failing accept is not an error: it is logged and tried again.
+    ///
+    /// Cancel safe in the sense that dropping it resets everything it carries.
+    pub async fn serve(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        inbound: Inbound,
+        mut drain: DrainWatch,
+    ) -> Result<(), ListenerError> {
+        let address = listener.local_addr().map_err(ListenerError::Socket)?;
+        if inbound == Inbound::ProxyProtocol && !address.ip().to_canonical().is_loopback() {
+            return Err(ListenerError::NotLoopback(address));
+        }
+        let mut open = JoinSet::new();
+        let watch = drain.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.reached(Phase::Draining) => break,
+                _ended = open.join_next(), if !open.is_empty() => {}
+                (slot, accepted) = self.accept(&listener) => match accepted {
+                    Ok((tcp, from)) => drop(open.spawn(Arc::clone(self).connection(tcp, from, inbound, watch.clone(), slot))),
+                    Err(error) => back_off(&error).await,
+                },
+            }
+        }
+        drop(listener);
+        while open.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Waits for a slot, then for a connection. Dropping it loses neither: the slot goes back, the backlog keeps the socket.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> (Option<OwnedSemaphorePermit>, io::Result<(TcpStream, SocketAddr)>) {
+        if self.connections.available_permits() == 0 {
+            self.shared.telemetry.limit_hit("connections");
+        }
+        let slot = Arc::clone(&self.connections).acquire_owned().await.ok();
+        (slot, listener.accept().await)
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        from: SocketAddr,
+        inbound: Inbound,
+        drain: DrainWatch,
+        _slot: Option<OwnedSemaphorePermit>,
+    ) {
+        let _ = tcp.set_nodelay(true);
+        match inbound {
+            Inbound::Hbone => self.hbone(tcp, from, drain).await,
+            Inbound::ProxyProtocol => sandwich::serve(tcp, from, &self.shared, drain).await,
+        }
+    }
+
+    async fn hbone(&self, tcp: TcpStream, from: SocketAddr, drain: DrainWatch) {
+        let limits = &self.shared.settings.limits;
+        let Ok(handshake) = self.handshakes.try_acquire() else {
+            self.shared.telemetry.limit_hit("handshakes");
+            return;
+        };
+        let authenticated = match timeout(limits.handshake_timeout, self.tls.accept(tcp)).await {
+            Ok(Ok(authenticated)) => authenticated,
+            Ok(Err(error)) => {
+                tracing::info!(peer.addr = %from, reason = error.reason(), %error, "handshake failed");
+                return self.shared.telemetry.handshake_failed(error.reason());
+            }
+            Err(_elapsed) => return self.shared.telemetry.handshake_failed("timeout"),
+        };
+        drop(handshake);
+        let credit = Credit::grant(&self.credit, limits.connection_window, limits.total_window);
+        let settings = http2_settings(&self.shared.settings, credit.full);
+        let Ok(connection) = hbone::handshake(authenticated.stream, &settings).await else {
+            return self.shared.telemetry.handshake_failed("http2");
+        };
+        let peer = PeerContext {
+            name: PeerName::Verified(authenticated.peer),
+            address: from,
+            local: Some(authenticated.local),
+        };
+        let watch = PeerWatch { tls: self.tls.clone(), certificate: authenticated.certificate };
+        let _open = self.shared.telemetry.tunnel();
+        tunnel::run(connection, Arc::new(peer), watch, &self.shared, drain).await;
+    }
+}
+
+/// Sees whether an open connection's peer is still one that would be let in.
+pub(crate) struct PeerWatch {
+    tls: MeshTls,
+    certificate: PeerCertificate,
+}
+
+impl PeerWatch {
+    /// Waits until the certificate is expired or revoked; says which. Cancel safe.
+    pub(crate) async fn unwelcome(&self, recheck: Duration) -> &'static str {
+        let mut revocations = self.tls.revocations();
+        loop {
+            if let Err(error) = self.tls.recheck(&self.certificate) {
+                return error.reason();
+            }
+            let left =
+                self.certificate.not_after().duration_since(std::time::SystemTime::now()).unwrap_or_default();
+            // The wall clock may be stepped, so a far expiry is looked at again from time to time.
+            let nap = tokio::time::sleep(left.clamp(recheck, Duration::from_secs(30)));
+            tokio::select! {
+                () = nap => {}
+                changed = revocations.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+}
+
+/// A connection's share of `total_window`.
+struct Credit {
+    total: Arc<AtomicU64>,
+    granted: u64,
+    full: bool,
+}
+
+impl Credit {
+    fn grant(total: &Arc<AtomicU64>, window: u32, bound: u64) -> Self {
+        let before = total.fetch_add(window.into(), Ordering::Relaxed);
+        let full = before.saturating_add(window.into()) <= bound;
+        Self { total: Arc::clone(total), granted: window.into(), full }
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.granted, Ordering::Relaxed);
+    }
+}
+
+/// Small windows keep a crowd of connections within the credit that memory was planned for (`total_window`).
+const SMALL_WINDOW: u32 = 64 << 10;
+
+fn http2_settings(settings: &Settings, full: bool) -> hbone::Settings {
+    let limits = &settings.limits;
+    let (stream, connection) = if full {
+        (limits.stream_window, limits.connection_window)
+    } else {
+        (SMALL_WINDOW - 1, SMALL_WINDOW)
+    };
+    hbone::Settings {
+        stream_window: stream,
+        connection_window: connection,
+        max_streams: limits.streams_per_connection,
+        max_frame_size: limits.frame,
+        max_header_list: limits.header_list,
+        send_buffer: limits.send_buffer,
+        handshake_timeout: limits.handshake_timeout,
+        ..hbone::Settings::default()
+    }
+}
+
+/// A connection that died in the backlog is nobody's fault and nothing to wait for; the rest is about resources.
+async fn back_off(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::warn!(%error, "accepting failed");
+        tokio::time::sleep(ACCEPT_BACKOFF).await;
+    }
+}

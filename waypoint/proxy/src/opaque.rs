@@ -1,0 +1,245 @@
+//! Opaque bytes both ways: judged once, carried for as long as they last, judged again when the policies change.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use hbone::{Connect, CopyError, Counters, Io, Peer, Reset, Tunnel};
+use http::{HeaderMap, StatusCode};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use waypoint_policy::Permit;
+
+use crate::context::StreamContext;
+use crate::refusal::Refusal;
+use crate::snapshot::Destination;
+use crate::telemetry::StreamRecord;
+use crate::upstream::Chosen;
+
+/// A stream of a port that is declared opaque: its client is answered only when the upstream is connected, so a refusal and
+/// a failed dial are statuses that its ztunnel logs.
+pub(crate) async fn relay(mut connect: Connect, destination: &Arc<Destination>, cx: StreamContext) {
+    let mut record = StreamLog::begin(&cx, destination);
+    let opened = tokio::select! {
+        opened = open(destination, &cx, &mut record) => opened,
+        () = connect.gone() => return record.failed("DC", "downstream_gone", 0),
+    };
+    match opened {
+        Ok(upstream) => match connect.accept(HeaderMap::new()) {
+            Ok(tunnel) => carry(Peer::Tunnel(tunnel), Bytes::new(), upstream, destination, &cx, record).await,
+            Err(_gone) => record.failed("DC", "downstream_gone", 0),
+        },
+        Err(refusal) => {
+            let status = connect_status(&refusal);
+            record.refused(&refusal, status.as_u16());
+            connect.refuse(status);
+        }
+    }
+}
+
+/// A stream that had to be accepted to see its first bytes. A refusal can only be a reset.
+pub(crate) async fn relay_accepted(
+    downstream: Peer,
+    first: Bytes,
+    destination: &Arc<Destination>,
+    cx: StreamContext,
+) {
+    let mut record = StreamLog::begin(&cx, destination);
+    match open(destination, &cx, &mut record).await {
+        Ok(upstream) => carry(downstream, first, upstream, destination, &cx, record).await,
+        Err(refusal) => {
+            record.refused(&refusal, 0);
+            reset(downstream);
+        }
+    }
+}
+
+/// ztunnel answers 401 to a policy refusal at CONNECT, and logs tell the two apart by it.
+fn connect_status(refusal: &Refusal) -> StatusCode {
+    match refusal {
+        Refusal::Denied(_) => StatusCode::UNAUTHORIZED,
+        _other => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+async fn open(
+    destination: &Destination,
+    cx: &StreamContext,
+    log: &mut StreamLog,
+) -> Result<(Peer, Chosen), Refusal> {
+    let permit = log.decided(destination.opaque_policy.decide_stream(&cx.attributes(destination.port)))?;
+    let upstreams = &cx.shared.upstreams;
+    let opened = upstreams.open_stream(&permit, &destination.cluster, HeaderMap::new()).await;
+    let (peer, chosen) = opened.map_err(Refusal::Upstream)?;
+    log.record.upstream = Some((Arc::clone(&chosen.workload), chosen.address));
+    Ok((peer, chosen))
+}
+
+async fn carry(
+    downstream: Peer,
+    first: Bytes,
+    (upstream, _counted): (Peer, Chosen),
+    destination: &Arc<Destination>,
+    cx: &StreamContext,
+    mut log: StreamLog,
+) {
+    log.opened();
+    let counters = Counters::default();
+    let ended = tokio::select! {
+        copied = join(downstream, first, upstream, &counters) => Some(copied),
+        () = no_longer_allowed(destination, cx) => None,
+    };
+    log.record.bytes_received = counters.from_client.load(Relaxed);
+    log.record.bytes_sent = counters.from_upstream.load(Relaxed);
+    match ended {
+        Some(Ok(())) => log.ended("-", String::new()),
+        Some(Err(CopyError::Downstream(error))) => log.ended("DC", error.to_string()),
+        Some(Err(CopyError::Upstream(error))) => log.ended("UC", error.to_string()),
+        None => log.ended("-", "closed_by_policy_change".to_owned()),
+    }
+}
+
+/// A stream that arrived, as one end of a copy.
+pub(crate) trait Downstream: Io {
+    /// The end itself.
+    fn into_peer(self) -> Peer;
+}
+
+impl Downstream for Tunnel {
+    fn into_peer(self) -> Peer {
+        Peer::Tunnel(self)
+    }
+}
+
+impl Downstream for TcpStream {
+    fn into_peer(self) -> Peer {
+        Peer::Tcp(self)
+    }
+}
+
+/// [`hbone::copy`] for either kind of downstream: the sandwich's is a socket.
+async fn join(downstream: Peer, first: Bytes, upstream: Peer, counters: &Counters) -> Result<(), CopyError> {
+    match (downstream, upstream) {
+        (Peer::Tunnel(downstream), upstream) => hbone::copy(downstream, first, upstream, counters).await,
+        (downstream @ Peer::Tcp(_), Peer::Tunnel(mut upstream)) => {
+            upstream.write_all(&first).await.map_err(CopyError::Upstream)?;
+            let swapped = Counters::default();
+            let joined = hbone::copy(upstream, Bytes::new(), downstream, &swapped).await;
+            counters.from_client.store(first.len() as u64 + swapped.from_upstream.load(Relaxed), Relaxed);
+            counters.from_upstream.store(swapped.from_client.load(Relaxed), Relaxed);
+            joined.map_err(|error| match error {
+                CopyError::Downstream(error) => CopyError::Upstream(error.into()),
+                CopyError::Upstream(error) => CopyError::Upstream(error),
+            })
+        }
+        (Peer::Tcp(downstream), Peer::Tcp(upstream)) => sockets(downstream, &first, upstream, counters).await,
+    }
+}
+
+/// Plain on both sides. What breaks on one side is a RST on the other, never a clean end.
+async fn sockets(
+    mut a: TcpStream,
+    first: &[u8],
+    mut b: TcpStream,
+    counters: &Counters,
+) -> Result<(), CopyError> {
+    b.write_all(first).await.map_err(CopyError::Upstream)?;
+    match tokio::io::copy_bidirectional(&mut a, &mut b).await {
+        Ok((up, down)) => {
+            counters.from_client.store(first.len() as u64 + up, Relaxed);
+            counters.from_upstream.store(down, Relaxed);
+            Ok(())
+        }
+        Err(error) => {
+            reset(Peer::Tcp(a));
+            reset(Peer::Tcp(b));
+            Err(CopyError::Upstream(error))
+        }
+    }
+}
+
+/// Breaks a stream off: RST_STREAM, or a TCP RST.
+fn reset(peer: Peer) {
+    match peer {
+        Peer::Tunnel(mut tunnel) => tunnel.reset(Reset::ConnectError),
+        Peer::Tcp(socket) => drop(socket.set_zero_linger()),
+    }
+}
+
+/// Waits until a new snapshot denies what was permitted, or no longer holds the destination. Cancel safe.
+async fn no_longer_allowed(destination: &Destination, cx: &StreamContext) {
+    let mut generations = cx.shared.config.generations();
+    while generations.changed().await.is_ok() {
+        let Some(snapshot) = cx.shared.config.load() else { return };
+        let Ok(now) = snapshot.destination(&cx.target) else { return };
+        if now.opaque_policy.decide_stream(&cx.attributes(destination.port)).is_err() {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// The record of one stream; written when it ends, also when its task is dropped.
+struct StreamLog {
+    record: StreamRecord,
+    cx: StreamContext,
+    written: bool,
+}
+
+impl StreamLog {
+    fn begin(cx: &StreamContext, destination: &Arc<Destination>) -> Self {
+        let snapshot = cx.shared.config.load();
+        let mut record = StreamRecord::begin(cx.source_record(snapshot.as_deref()));
+        record.service = Some(Arc::clone(&destination.service));
+        record.port = destination.port;
+        record.authority = cx.target.to_string();
+        record.generation = snapshot.map_or(0, |snapshot| snapshot.generation());
+        Self { record, cx: cx.clone(), written: false }
+    }
+
+    fn decided(&mut self, decision: Result<Permit, waypoint_policy::Denial>) -> Result<Permit, Refusal> {
+        let (decision, result) =
+            crate::decided::decided(decision, &mut self.record.dry_run, &mut self.record.audited);
+        self.record.decision = decision;
+        result
+    }
+
+    fn opened(&mut self) {
+        self.record.status = 200;
+        self.cx.shared.telemetry.stream_opened(&self.record);
+    }
+
+    fn refused(mut self, refusal: &Refusal, status: u16) {
+        self.cx.shared.telemetry.refused(refusal.reason());
+        self.record.status = status;
+        self.ended(refusal.flag(), refusal.detail());
+    }
+
+    fn failed(mut self, flags: &'static str, detail: &str, status: u16) {
+        self.record.status = status;
+        self.ended(flags, detail.to_owned());
+    }
+
+    fn ended(&mut self, flags: &'static str, detail: String) {
+        self.record.flags = flags;
+        if self.record.detail.is_empty() {
+            self.record.detail = detail;
+        }
+        self.write();
+    }
+
+    fn write(&mut self) {
+        if !std::mem::replace(&mut self.written, true) {
+            self.cx.shared.telemetry.finish_stream(self.record.take());
+        }
+    }
+}
+
+impl Drop for StreamLog {
+    fn drop(&mut self) {
+        if !self.written {
+            self.record.flags = "DC";
+            self.write();
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One HBONE connection's loop, and one stream's steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hbone::{Connect, Connection, Io};
+use http::HeaderMap;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use waypoint_model::Protocol;
+
+use crate::context::{PeerContext, Shared, StreamContext};
+use crate::detect::{self, Found, Rewound};
+use crate::drain::{DrainWatch, Phase};
+use crate::http::server;
+use crate::listener::PeerWatch;
+use crate::opaque;
+use crate::refusal::Refusal;
+use crate::snapshot::Destination;
+
+/// Time for streams to write their records once their connection is gone.
+const WIND_UP: Duration = Duration::from_secs(5);
+
+/// Carries a connection's streams until it ends, its peer is no longer welcome, or the drain cuts it.
+pub(crate) async fn run<IO: Io>(
+    mut connection: Connection<IO>,
+    peer: Arc<PeerContext>,
+    watch: PeerWatch,
+    shared: &Arc<Shared>,
+    mut drain: DrainWatch,
+) {
+    let mut streams = JoinSet::new();
+    let mut cut = drain.clone();
+    let stream_drain = drain.clone();
+    let mut draining = false;
+    let unwelcome = watch.unwelcome(shared.settings.limits.recheck);
+    tokio::pin!(unwelcome);
+    loop {
+        tokio::select! {
+            biased;
+            () = cut.reached(Phase::Aborting) => {
+                connection.abrupt_shutdown();
+                break;
+            }
+            reason = &mut unwelcome => {
+                tracing::info!(peer.addr = %peer.address, reason, "closing the peer's tunnels");
+                shared.telemetry.handshake_failed(reason);
+                connection.abrupt_shutdown();
+                break;
+            }
+            () = drain.reached(Phase::Draining), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            _ended = streams.join_next(), if !streams.is_empty() => {}
+            next = connection.next() => match next {
+                Ok(Some(connect)) => drop(streams.spawn(stream(connect, Arc::clone(&peer), Arc::clone(shared), stream_drain.clone()))),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(peer.addr = %peer.address, %error, "connection ended");
+                    break;
+                }
+            },
+        }
+    }
+    drop(connection);
+    let wind_up = async { while streams.join_next().await.is_some() {} };
+    let _ = timeout(WIND_UP, wind_up).await;
+}
+
+/// Carries one CONNECT stream of an authenticated peer to its destination (HBONE; RFC 9113 §8.5).
+///
+/// HTTP is accepted at once and refused inside; an opaque stream is accepted when its upstream is connected.
+async fn stream(connect: Connect, peer: Arc<PeerContext>, shared: Arc<Shared>, drain: DrainWatch) {
+    let _open = shared.telemetry.stream();
+    let (cx, destination) = match admit(&connect, peer, &shared, drain) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            tracing::info!(%refusal, "CONNECT refused");
+            shared.telemetry.refused(refusal.reason());
+            return connect.refuse(refusal.status());
+        }
+    };
+    match destination.protocol {
+        Protocol::Tcp | Protocol::Tls => opaque::relay(connect, &destination, cx).await,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
+                server::serve(tunnel, cx).await;
+            }
+        }
+        Protocol::Undeclared => {
+            if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
+                undeclared(tunnel, &destination, cx).await;
+            }
+        }
+    }
+}
+
+fn admit(
+    connect: &Connect,
+    peer: Arc<PeerContext>,
+    shared: &Arc<Shared>,
+    drain: DrainWatch,
+) -> Result<(StreamContext, Arc<Destination>), Refusal> {
+    if !connect.is_connect() {
+        return Err(Refusal::BadConnect);
+    }
+    let target = connect.target().map_err(|_malformed| Refusal::BadConnect)?;
+    let Some(snapshot) = shared.config.load() else { return Err(Refusal::UnknownDestination(target)) };
+    let destination = Arc::clone(snapshot.destination(&target)?);
+    let cx = StreamContext { shared: Arc::clone(shared), peer, target, drain, upgrades: TaskTracker::new() };
+    Ok((cx, destination))
+}
+
+/// The first bytes tell. A client that waits for the server to speak first is carried as opaque after `sniff_timeout`.
+pub(crate) async fn undeclared<IO: opaque::Downstream>(
+    mut io: IO,
+    destination: &Arc<Destination>,
+    cx: StreamContext,
+) {
+    let limits = &cx.shared.settings.limits;
+    match detect::detect(&mut io, limits.sniffed, limits.sniff_timeout).await {
+        Ok((Found::Http, first)) => server::serve(Rewound::new(first, io), cx).await,
+        Ok((Found::Opaque, first)) => opaque::relay_accepted(io.into_peer(), first, destination, cx).await,
+        Err(error) => tracing::debug!(%error, "stream ended before its first bytes"),
+    }
+}
