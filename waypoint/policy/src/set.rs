@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use agent_protocols::{Facts, Kind, Plain, Truth, Unread};
+use agent_protocols::{Facts, Kind, Plain, Unread};
 use waypoint_model::{Action, Expr, Policy, PolicyKey, Test};
 
 use crate::attributes::{Attributes, Head};
 use crate::compile;
 use crate::decision::{Denial, DenyReason, HeadVerdict, Permit, Record, RuleName, Shadow};
-use crate::rules::{Rule, Rules};
+use crate::rules::{Rule, Rules, Wanted};
 
 /// All rules of one destination port, compiled. Immutable; cheap to ask from many threads.
 #[derive(Debug)]
@@ -65,21 +65,9 @@ struct Asked<'a> {
     /// What ALLOW rules see.
     allow_facts: &'a dyn Facts,
     /// Which answers of a DENY rule refuse.
-    deny_if: fn(Truth) -> bool,
+    deny_if: Wanted,
     /// Which answers of an ALLOW rule permit.
-    allow_if: fn(Truth) -> bool,
-}
-
-fn holds(answer: Truth) -> bool {
-    answer == Truth::Yes
-}
-
-fn could_hold(answer: Truth) -> bool {
-    answer != Truth::No
-}
-
-fn is_open(answer: Truth) -> bool {
-    answer == Truth::NotYet
+    allow_if: Wanted,
 }
 
 impl<'a> Asked<'a> {
@@ -88,20 +76,32 @@ impl<'a> Asked<'a> {
     fn finally(attributes: &'a Attributes<'a>, facts: &'a dyn Facts) -> Self {
         let head = Head::new(attributes);
         if follows_access(facts.kind()) {
-            return Self { head, facts, allow_facts: &Unread, deny_if: could_hold, allow_if: could_hold };
+            return Self {
+                head,
+                facts,
+                allow_facts: &Unread,
+                deny_if: Wanted::CouldHold,
+                allow_if: Wanted::CouldHold,
+            };
         }
-        Self { head, facts, allow_facts: facts, deny_if: could_hold, allow_if: holds }
+        Self { head, facts, allow_facts: facts, deny_if: Wanted::CouldHold, allow_if: Wanted::Holds }
     }
 
     /// With the head alone: only what every body leaves standing counts.
     fn so_far(attributes: &'a Attributes<'a>) -> Self {
         let head = Head::new(attributes);
-        Self { head, facts: &Unread, allow_facts: &Unread, deny_if: holds, allow_if: holds }
+        Self { head, facts: &Unread, allow_facts: &Unread, deny_if: Wanted::Holds, allow_if: Wanted::Holds }
     }
 
     /// Whether the answer could still become *permitted*.
     fn at_best(attributes: &'a Attributes<'a>, facts: &'a dyn Facts) -> Self {
-        Self { head: Head::new(attributes), facts, allow_facts: facts, deny_if: holds, allow_if: could_hold }
+        Self {
+            head: Head::new(attributes),
+            facts,
+            allow_facts: facts,
+            deny_if: Wanted::Holds,
+            allow_if: Wanted::CouldHold,
+        }
     }
 }
 
@@ -219,7 +219,7 @@ impl PolicySet {
 
     /// Whether no body could change the verdict, nor leave an AUDIT or dry-run rule unrecorded for a request that is sent.
     fn is_settled(&self, asked: &Asked<'_>, verdict: &Result<Option<&RuleName>, DenyReason>) -> bool {
-        let open = |rules: &Rules| rules.first(&asked.head, &Unread, is_open).is_some();
+        let open = |rules: &Rules| rules.first(&asked.head, &Unread, Wanted::IsOpen).is_some();
         let open_layer = |layer: &Layer| open(&layer.deny) || layer.allow.as_ref().is_some_and(open);
         match verdict {
             Err(DenyReason::NoRuleMatched) => !self.enforced.allow.as_ref().is_some_and(open),
