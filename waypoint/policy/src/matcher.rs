@@ -167,9 +167,17 @@ impl Matcher {
                     || templates.iter().any(|template| template.matches(http.path))
             }),
             Self::Header(field, values) => ask_http(&|http| field.matches(http, values)),
-            Self::Fact(key, values) => facts.ask(key, &mut |text| values.matches(text.as_bytes())),
+            Self::Fact(key, values) => ask_fact(facts, key, values),
         }
     }
+}
+
+/// A fact of which only the beginning is known (a resource template) is open only where some value could match.
+fn ask_fact(facts: &dyn Facts, key: &FactKey, values: &Strings) -> Truth {
+    let answer = facts.ask(key, &mut |text| values.matches(text.as_bytes()));
+    let beginning = facts.known_prefix(key).filter(|_| answer == Truth::NotYet);
+    let hopeless = beginning.is_some_and(|beginning| !values.could_match_from(beginning.as_bytes()));
+    if hopeless { Truth::No } else { answer }
 }
 
 fn holds_account(accounts: &[(Box<str>, Box<str>)], (namespace, name): (&str, &str)) -> bool {

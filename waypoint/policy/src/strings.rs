@@ -73,6 +73,17 @@ impl Strings {
             || self.suffixes.iter().any(|suffix| text.ends_with(suffix))
     }
 
+    /// Whether some text that begins like this could match.
+    pub(crate) fn could_match_from(&self, beginning: &[u8]) -> bool {
+        self.present
+            || !self.suffixes.is_empty()
+            || self
+                .prefixes
+                .iter()
+                .any(|prefix| prefix.starts_with(beginning) || beginning.starts_with(prefix))
+            || self.exact.any(|text| text.starts_with(beginning))
+    }
+
     /// The exact values, if there is no other match beside them.
     pub(crate) fn exact_only(&self) -> Option<Vec<&[u8]>> {
         let only = !self.present && self.prefixes.is_empty() && self.suffixes.is_empty();
@@ -88,6 +99,13 @@ impl Exact {
         match self {
             Self::Few(texts) => texts.iter().any(|have| have.as_ref() == text),
             Self::Many(texts) => texts.contains(text),
+        }
+    }
+
+    fn any(&self, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Self::Few(texts) => texts.iter().any(|text| wanted(text)),
+            Self::Many(texts) => texts.iter().any(|text| wanted(text)),
         }
     }
 
@@ -131,7 +149,38 @@ mod tests {
         assert_eq!(set(&many).exact_only().map(|texts| texts.len()), Some(20));
     }
 
+    #[test]
+    fn a_beginning_tells_what_can_no_longer_match() {
+        let rows = [
+            ("notes://a", "notes://", true),
+            ("notes://a", "notes://b", false),
+            ("notes://a", "notes://a/b", false),
+            ("notes://a*", "notes://", true),
+            ("notes://a*", "notes://ab", true),
+            ("notes://a*", "notes://b", false),
+            ("*.md", "notes://b", true),
+            ("*", "notes://", true),
+        ];
+        for (pattern, beginning, want) in rows {
+            assert_eq!(set(&[pattern]).could_match_from(beginning.as_bytes()), want, "{pattern} {beginning}");
+        }
+        assert!(set(&["x", "notes://a"]).could_match_from(b"notes://"), "one of them is enough");
+        assert!(!set(&[]).could_match_from(b""));
+    }
+
     proptest! {
+        #[test]
+        fn no_text_matches_what_its_beginning_ruled_out(
+            patterns in proptest::collection::vec("(\\*)?[ab]{0,3}(\\*)?", 0..4),
+            beginning in "[ab]{0,2}",
+            rest in "[ab]{0,3}",
+        ) {
+            let members: Vec<&str> = patterns.iter().map(String::as_str).collect();
+            let strings = set(&members);
+            let text = format!("{beginning}{rest}");
+            prop_assert!(strings.could_match_from(beginning.as_bytes()) || !strings.matches(text.as_bytes()));
+        }
+
         #[test]
         fn a_set_matches_what_some_member_matches(
             patterns in proptest::collection::vec("(\\*)?[ab]{0,3}(\\*)?", 0..14),

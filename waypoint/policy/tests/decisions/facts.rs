@@ -144,6 +144,22 @@ fn a_list_shows_what_might_be_called() {
 }
 
 #[test]
+fn a_template_is_shown_where_some_expansion_could_be_read() {
+    let template = |beginning: &str| {
+        let mut told = Told::of(Kind::Call, &[("method", "resources/read")]);
+        told.facts.insert("resource".into(), Fact::From(beginning.into()));
+        told
+    };
+    let set = compile([allow([mcp("resource", "notes://a/*"), mcp("resource", "img://one")])]);
+    for (beginning, want) in
+        [("notes://", true), ("notes://a/b/", true), ("notes://b/", false), ("img://", true), ("", true)]
+    {
+        let request = Request::by("bot");
+        assert_eq!(set.might_allow(&request.attributes(), &template(beginning)), want, "{beginning}");
+    }
+}
+
+#[test]
 fn the_deciding_rule_is_the_first_whether_or_not_it_names_the_tool() {
     let search = || mcp("tool", "search");
     let rows = [

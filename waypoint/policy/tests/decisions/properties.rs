@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agent_protocols::{Kind, Plain, Unread};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use waypoint_model::Policy;
 use waypoint_policy::{Denial, HeadVerdict, Permit, PolicySet};
 
@@ -30,8 +31,18 @@ fn got(verdict: Result<Permit, Denial>) -> Expected {
     }
 }
 
+/// The same cases in every run; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more and for others.
+fn config() -> ProptestConfig {
+    let from_environment = ProptestConfig::default();
+    let rng_seed = match from_environment.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(1),
+        fixed => fixed,
+    };
+    ProptestConfig { rng_seed, ..from_environment }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(config())]
 
     #[test]
     fn a_request_is_decided_as_the_reference_decides(policies in policies(), request in request(), facts in told()) {

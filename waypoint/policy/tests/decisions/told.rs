@@ -27,6 +27,8 @@ pub(crate) struct Told {
 pub(crate) enum Fact {
     /// Something not read so far would tell.
     NotYet,
+    /// Not known but for its beginning.
+    From(String),
     /// Any of these values may satisfy a test.
     Values(Vec<String>),
 }
@@ -65,9 +67,17 @@ impl Facts for Told {
         let told = self.facts.iter().find(|(name, _)| FactKey::parse("http.mcp", name).as_ref() == Ok(key));
         match told {
             None => Truth::No,
-            Some((_, Fact::NotYet)) => Truth::NotYet,
+            Some((_, Fact::NotYet | Fact::From(_))) => Truth::NotYet,
             Some((_, Fact::Values(values))) if values.iter().any(|value| test(value)) => Truth::Yes,
             Some(_) => Truth::No,
         }
+    }
+    fn known_prefix(&self, key: &FactKey) -> Option<&str> {
+        self.facts.iter().find_map(|(name, fact)| match fact {
+            Fact::From(beginning) if FactKey::parse("http.mcp", name).as_ref() == Ok(key) => {
+                Some(beginning.as_str())
+            }
+            _ => None,
+        })
     }
 }
