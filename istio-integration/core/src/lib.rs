@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Everything that knows Istio and Kubernetes: their resources are translated into the waypoint's model here, and
+//! nothing of their shape leaves this crate.
+
+pub mod feeds;

@@ -1,0 +1,187 @@
+//! Which services a policy applies to (`istio-hbone` contract §5.1). All attached policies are merged per action.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use waypoint_model::{Action, Map, Policy, PolicyKey};
+
+use super::authorization_policy::{PolicyDoc, TargetRef, Targets};
+use super::binding::Waypoint;
+use super::document::{Kind, Origin, ResourceKey};
+use super::finding::{Finding, Severity};
+use super::gateway::CLASS;
+use super::resource::{Resource, Resources};
+
+/// Namespace whose policies may target the class of all waypoints (`MeshConfig.rootNamespace`).
+const ROOT_NAMESPACE: &str = "istio-system";
+
+/// Policies in force, and the services that they apply to.
+#[derive(Default)]
+pub(super) struct Attached {
+    pub(super) policies: Map<PolicyKey, Arc<Policy>>,
+    services: BTreeMap<ResourceKey, BTreeSet<PolicyKey>>,
+}
+
+impl Attached {
+    /// Policies that apply to a service.
+    pub(super) fn of(&self, service: &ResourceKey) -> Vec<PolicyKey> {
+        self.services.get(service).into_iter().flatten().cloned().collect()
+    }
+
+    fn attach(&mut self, policy: &Policy, services: impl IntoIterator<Item = ResourceKey>) {
+        for service in services {
+            self.services.entry(service).or_default().insert(policy.key.clone());
+        }
+        self.policies.insert(policy.key.clone(), Arc::new(policy.clone()));
+    }
+}
+
+/// What attaching needs to know of the mesh.
+pub(super) struct Attachment<'a> {
+    pub(super) waypoint: &'a Waypoint,
+    /// Every service, and whether this waypoint stands before it.
+    pub(super) services: &'a BTreeMap<&'a ResourceKey, bool>,
+}
+
+impl Attachment<'_> {
+    /// Attaches every policy. `unreadable` names the documents that may be policies and that nobody could read.
+    pub(super) fn run(
+        &self,
+        resources: &Resources,
+        unreadable: &[String],
+        findings: &mut Vec<Finding>,
+    ) -> Attached {
+        let mut attached = Attached::default();
+        for (key, entry) in resources {
+            if let Resource::Policy(doc) = entry.resource.as_ref() {
+                self.policy(key, &entry.origin, doc, &mut attached, findings);
+            }
+        }
+        for name in unreadable {
+            attached.attach(&stand_in(name), self.services.keys().map(|key| (*key).clone()));
+        }
+        attached
+    }
+
+    fn policy(
+        &self,
+        key: &ResourceKey,
+        origin: &Origin,
+        doc: &PolicyDoc,
+        attached: &mut Attached,
+        findings: &mut Vec<Finding>,
+    ) {
+        if doc.policy.dry_run && doc.policy.unusable.is_some() {
+            return;
+        }
+        let refs = match &doc.targets {
+            Targets::Ztunnel => return,
+            Targets::Unreadable => return attached.attach(&doc.policy, self.of_namespace(&key.namespace)),
+            Targets::Refs(refs) => refs,
+        };
+        for (index, target) in refs.iter().enumerate() {
+            let field = format!("spec.targetRefs[{index}]");
+            match self.target(target, &key.namespace) {
+                Ok(services) => attached.attach(&doc.policy, services),
+                Err(Unattached::Elsewhere(severity, message)) => {
+                    findings.push(key.finding(origin, severity, &field, message));
+                }
+                Err(Unattached::Unknown(message)) => {
+                    findings.push(key.finding(origin, Severity::Error, &field, message.clone()));
+                    let policy = Policy { unusable: Some(message), ..doc.policy.clone() };
+                    attached.attach(&policy, self.of_namespace(&key.namespace));
+                }
+            }
+        }
+    }
+
+    fn target(&self, target: &TargetRef, namespace: &str) -> Result<Vec<ResourceKey>, Unattached> {
+        match target {
+            TargetRef::Service(name) => self.service(Kind::Service, namespace, name),
+            TargetRef::ServiceEntry(name) => self.service(Kind::ServiceEntry, namespace, name),
+            TargetRef::Gateway(name) => self.gateway(namespace, name),
+            TargetRef::GatewayClass(class) => self.gateway_class(namespace, class),
+            TargetRef::Foreign(_) => {
+                Err(Unattached::elsewhere(Severity::Note, "is not served by this waypoint"))
+            }
+        }
+    }
+
+    fn service(&self, kind: Kind, namespace: &str, name: &str) -> Result<Vec<ResourceKey>, Unattached> {
+        let key = ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        match self.services.get(&key) {
+            Some(true) => Ok(vec![key]),
+            Some(false) => {
+                let message = format!(
+                    "{kind} {namespace}/{name} is not behind this waypoint: nothing is enforced for it here"
+                );
+                Err(Unattached::Elsewhere(Severity::Warning, message))
+            }
+            None => {
+                let message =
+                    format!("{kind} {namespace}/{name} is not in the folder: nothing is enforced for it");
+                Err(Unattached::Elsewhere(Severity::Warning, message))
+            }
+        }
+    }
+
+    fn gateway(&self, namespace: &str, name: &str) -> Result<Vec<ResourceKey>, Unattached> {
+        match self.waypoint {
+            Waypoint::Everything => {
+                let message = format!(
+                    "Gateway {namespace}/{name} is not in the folder, so whether this waypoint is meant cannot be told: add it"
+                );
+                Err(Unattached::Unknown(message))
+            }
+            waypoint if waypoint.is(namespace, name) => Ok(self.fronted().collect()),
+            _ => Err(Unattached::elsewhere(Severity::Note, "is another Gateway's, not this waypoint's")),
+        }
+    }
+
+    fn gateway_class(&self, namespace: &str, class: &str) -> Result<Vec<ResourceKey>, Unattached> {
+        if class != CLASS {
+            return Err(Unattached::elsewhere(Severity::Note, "is another class's, not this waypoint's"));
+        }
+        if namespace != ROOT_NAMESPACE {
+            let message = format!(
+                "a GatewayClass is targeted from the root namespace {ROOT_NAMESPACE} only: move the policy there"
+            );
+            return Err(Unattached::Elsewhere(Severity::Error, message));
+        }
+        Ok(self.fronted().collect())
+    }
+
+    fn fronted(&self) -> impl Iterator<Item = ResourceKey> {
+        self.services.iter().filter(|(_, fronted)| **fronted).map(|(key, _)| (*key).clone())
+    }
+
+    /// What a policy of this namespace could target.
+    fn of_namespace(&self, namespace: &str) -> Vec<ResourceKey> {
+        self.fronted().filter(|key| namespace == ROOT_NAMESPACE || key.namespace == namespace).collect()
+    }
+}
+
+/// Why a target has no services.
+enum Unattached {
+    /// It is not ours.
+    Elsewhere(Severity, String),
+    /// It may be ours.
+    Unknown(String),
+}
+
+impl Unattached {
+    fn elsewhere(severity: Severity, message: &str) -> Self {
+        Self::Elsewhere(severity, message.to_owned())
+    }
+}
+
+/// Stands for a document that may be a policy: without it, nothing is permitted.
+fn stand_in(name: &str) -> Policy {
+    Policy {
+        key: PolicyKey::new("unreadable", name),
+        action: Action::Deny,
+        dry_run: false,
+        rules: Vec::new(),
+        unusable: Some(format!("{name} was never readable and may be a policy")),
+    }
+}

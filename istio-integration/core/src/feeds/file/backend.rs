@@ -1,0 +1,182 @@
+//! Routes to the services they attach to, and their backends to the services they lead to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use waypoint_model::{Backend, BackendTarget, Map, Rewrite, Route, RouteAction, RouteKey, RouteRule};
+
+use super::document::{Kind, Origin, ResourceKey};
+use super::finding::{Finding, Severity};
+use super::http_route::{ActionDoc, BackendDoc, Parent, RouteDoc, RuleDoc};
+use super::reference_grant::GrantDoc;
+use super::resource::{Resource, Resources};
+use super::service::ServiceDoc;
+
+/// Routes in force, and the services that they are attached to, in the order in which they are tried.
+#[derive(Default)]
+pub(super) struct Routed {
+    pub(super) routes: Map<RouteKey, Arc<Route>>,
+    services: BTreeMap<ResourceKey, Vec<RouteKey>>,
+}
+
+impl Routed {
+    /// Routes of a service.
+    pub(super) fn of(&self, service: &ResourceKey) -> Vec<RouteKey> {
+        self.services.get(service).cloned().unwrap_or_default()
+    }
+}
+
+/// What routing needs to know of the mesh.
+pub(super) struct Routing<'a> {
+    services: BTreeMap<&'a ResourceKey, &'a ServiceDoc>,
+    grants: Vec<(&'a str, &'a GrantDoc)>,
+}
+
+impl<'a> Routing<'a> {
+    pub(super) fn new(resources: &'a Resources) -> Self {
+        let mut routing = Self { services: BTreeMap::new(), grants: Vec::new() };
+        for (key, entry) in resources {
+            match entry.resource.as_ref() {
+                Resource::Service(doc) => drop(routing.services.insert(key, doc)),
+                Resource::Grant(doc) => routing.grants.push((&key.namespace, doc)),
+                _ => {}
+            }
+        }
+        routing
+    }
+
+    /// Attaches every route, the oldest first and then by name, as the Gateway API breaks ties.
+    pub(super) fn run(&self, resources: &Resources, findings: &mut Vec<Finding>) -> Routed {
+        let routes = resources.iter().filter_map(|(key, entry)| match entry.resource.as_ref() {
+            Resource::Route(doc) => Some((key, &entry.origin, doc)),
+            _ => None,
+        });
+        let mut routes: Vec<_> = routes.collect();
+        routes.sort_by_key(|(key, _, doc)| (doc.created.is_none(), &doc.created, *key));
+        let mut routed = Routed::default();
+        for (key, origin, doc) in routes {
+            let mut remark = |field: &str, message: String| {
+                findings.push(key.finding(origin, Severity::Error, field, message));
+            };
+            self.route(key, origin, doc, &mut routed, &mut remark);
+        }
+        routed
+    }
+
+    fn route(
+        &self,
+        key: &ResourceKey,
+        _: &Origin,
+        doc: &RouteDoc,
+        routed: &mut Routed,
+        remark: &mut dyn FnMut(&str, String),
+    ) {
+        let mut attached = BTreeSet::new();
+        for parent in &doc.parents {
+            match self.attached(parent, &key.namespace) {
+                Ok(port) => drop(attached.insert((port, &parent.service))),
+                Err(message) => remark(&parent.field, message),
+            }
+        }
+        if attached.is_empty() {
+            return;
+        }
+        let rules: Vec<RouteRule> = doc.rules.iter().map(|rule| self.rule(rule, key, remark)).collect();
+        let ports: BTreeSet<Option<u16>> = attached.iter().map(|(port, _)| *port).collect();
+        for (port, service) in attached {
+            let route = RouteKey::new(&key.namespace, &route_name(&key.name, port, ports.len()));
+            routed.services.entry(service.clone()).or_default().push(route.clone());
+            routed.routes.entry(route.clone()).or_insert_with(|| {
+                Arc::new(Route { key: route, hostnames: doc.hostnames.clone(), port, rules: rules.clone() })
+            });
+        }
+    }
+
+    /// The port that a route is limited to at this parent, or why it does not attach.
+    fn attached(&self, parent: &Parent, namespace: &str) -> Result<Option<u16>, String> {
+        let name = parent.service.full_name();
+        if parent.service.namespace != namespace {
+            return Err(format!(
+                "{name} is in another namespace: a waypoint takes routes of the service's own only"
+            ));
+        }
+        let service = self.services.get(&parent.service);
+        let service =
+            service.ok_or_else(|| format!("{} {name} is not in the folder", parent.service.kind))?;
+        if let Some(port) = parent.port.filter(|port| !service.ports.contains_key(port)) {
+            return Err(format!("{name} has no port {port}"));
+        }
+        let Some(section) = &parent.section else { return Ok(parent.port) };
+        let mut ports = service.ports.iter();
+        let named = ports.find(|(number, doc)| {
+            doc.port.name.as_ref() == Some(section) && parent.port.is_none_or(|port| port == **number)
+        });
+        named.map(|(number, _)| Some(*number)).ok_or_else(|| format!("{name} has no port named {section}"))
+    }
+
+    fn rule(&self, doc: &RuleDoc, route: &ResourceKey, remark: &mut dyn FnMut(&str, String)) -> RouteRule {
+        let action = match &doc.action {
+            ActionDoc::Redirect(redirect) => RouteAction::Redirect(redirect.clone()),
+            ActionDoc::Forward { backends, rewrite } => RouteAction::Forward {
+                backends: backends.iter().map(|backend| self.backend(backend, route, remark)).collect(),
+                rewrite: rewrite.clone(),
+            },
+            ActionDoc::Refuse(why) => RouteAction::Forward {
+                backends: vec![Backend {
+                    target: BackendTarget::Missing(why.clone()),
+                    weight: 1,
+                    request_headers: Vec::new(),
+                }],
+                rewrite: Rewrite::default(),
+            },
+        };
+        RouteRule {
+            name: doc.name.clone(),
+            matches: doc.matches.clone(),
+            request_headers: doc.request_headers.clone(),
+            response_headers: doc.response_headers.clone(),
+            action,
+            timeout: doc.timeout,
+            backend_timeout: doc.backend_timeout,
+        }
+    }
+
+    fn backend(
+        &self,
+        doc: &BackendDoc,
+        route: &ResourceKey,
+        remark: &mut dyn FnMut(&str, String),
+    ) -> Backend {
+        let target = self.target(doc, &route.namespace).unwrap_or_else(|message| {
+            remark(&doc.field, format!("{message}; its share of requests is answered with 500"));
+            BackendTarget::Missing(message)
+        });
+        Backend { target, weight: doc.weight, request_headers: doc.request_headers.clone() }
+    }
+
+    fn target(&self, doc: &BackendDoc, namespace: &str) -> Result<BackendTarget, String> {
+        let BackendDoc { namespace: to, name, .. } = doc;
+        let granted = || self.grants.iter().any(|(at, grant)| at == to && grant.permits(namespace, name));
+        if to != namespace && !granted() {
+            return Err(format!(
+                "no ReferenceGrant in namespace {to} lets routes of {namespace} lead to {to}/{name}"
+            ));
+        }
+        let key = ResourceKey { kind: Kind::Service, namespace: to.clone(), name: name.clone() };
+        let service =
+            self.services.get(&key).ok_or_else(|| format!("Service {to}/{name} is not in the folder"))?;
+        let port = doc.port.ok_or_else(|| format!("the port of Service {to}/{name} is not given"))?;
+        if !service.ports.contains_key(&port) {
+            return Err(format!("Service {to}/{name} has no port {port}"));
+        }
+        Ok(BackendTarget::Service(service.key.clone(), port))
+    }
+}
+
+/// The model limits a route to one port, so a route that attaches to several is several routes.
+fn route_name(name: &str, port: Option<u16>, ports: usize) -> String {
+    match port {
+        Some(port) if ports > 1 => format!("{name}:{port}"),
+        _ => name.to_owned(),
+    }
+}

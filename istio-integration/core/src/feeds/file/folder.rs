@@ -1,0 +1,487 @@
+//! A folder over time: what changed, and what stays in force when a document goes bad.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use waypoint_model::{Map, MeshConfig};
+
+use super::document::{Contents, Document, Kind, Origin, ResourceKey};
+use super::finding::{Finding, Severity};
+use super::mesh;
+use super::options::Options;
+use super::resource::{self, Entry, Resources, Translated};
+pub use super::scan::LoadError;
+use super::scan::{self, Files};
+
+/// A folder's state.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The mesh. Entries that did not change since the last state are the same `Arc`s.
+    pub mesh: Arc<MeshConfig>,
+    /// Everything there is to say about the folder as it now is, by file and document.
+    pub findings: Vec<Finding>,
+}
+
+/// Reads a folder once: `*.yaml`, `*.yml` and `*.json`, in sub-folders too, several documents a file.
+///
+/// # Errors
+/// A [`LoadError`] where the folder cannot be read. What is wrong with its documents is in [`Loaded::findings`].
+pub fn load(dir: &Path, options: &Options) -> Result<Loaded, LoadError> {
+    let mut folder = Folder::new(dir.to_owned(), options.clone());
+    folder.update(scan::read(dir)?);
+    Ok(folder.loaded())
+}
+
+/// A folder that is read again and again.
+///
+/// The last good version of each document, by kind, namespace and name, stays in force while the document is invalid,
+/// and those of a file while it cannot be read. A document that is gone is out of force.
+///
+/// What never had a good version fails closed: a policy denies its targets, a route answers 500 at its parents, and
+/// while a document that could not be read when the folder was first loaded stays unreadable, every service denies,
+/// since it may be a policy. One that comes later is an error and changes nothing, as if it had not been applied.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    options: Options,
+    /// `None`: never read.
+    files: Option<Files>,
+    contents: BTreeMap<Arc<Path>, Read>,
+    /// Documents with a good version, and that version.
+    good: Resources,
+    /// Files that could not be read in full when the folder was first loaded, and not since.
+    never_read: BTreeSet<Arc<Path>>,
+    mesh: Arc<MeshConfig>,
+    findings: Vec<Finding>,
+}
+
+/// A file as last read, with each document's translation.
+#[derive(Debug)]
+struct Read {
+    documents: Vec<(Document, Translated)>,
+    findings: Vec<Finding>,
+    unreadable: Vec<usize>,
+}
+
+impl Folder {
+    /// A folder that was not read yet.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, options: Options) -> Self {
+        Self {
+            dir: dir.into(),
+            options,
+            files: None,
+            contents: BTreeMap::new(),
+            good: Resources::new(),
+            never_read: BTreeSet::new(),
+            mesh: Arc::default(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// The folder's path.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Reads the folder. `None` where no file changed since the last time. Blocks on the file system.
+    ///
+    /// # Errors
+    /// A [`LoadError`] where the folder cannot be read; the last state stays what it was.
+    pub fn reload(&mut self) -> Result<Option<Loaded>, LoadError> {
+        let files = scan::read(&self.dir)?;
+        if self.files.as_ref() == Some(&files) {
+            return Ok(None);
+        }
+        self.update(files);
+        Ok(Some(self.loaded()))
+    }
+
+    fn loaded(&self) -> Loaded {
+        Loaded { mesh: self.mesh.clone(), findings: self.findings.clone() }
+    }
+
+    fn update(&mut self, files: Files) {
+        self.read_changed(&files);
+        let mut merge = Merge::new(&self.good);
+        for (file, read) in &self.contents {
+            merge.file(file, read);
+        }
+        let Merge { in_force, good, mut findings, .. } = merge;
+        self.good = good;
+        let unreadable = self.note_unreadable();
+        let (mesh, joined) = mesh::join(&in_force, &unreadable, &self.options);
+        findings.extend(joined);
+        findings.extend(self.about_gateway(&in_force));
+        findings.sort_by(|a, b| (&a.file, a.document, a.severity).cmp(&(&b.file, b.document, b.severity)));
+        self.mesh = Arc::new(reuse(mesh, &self.mesh));
+        self.findings = findings;
+        self.files = Some(files);
+    }
+
+    /// Translates the files whose text changed.
+    fn read_changed(&mut self, files: &Files) {
+        self.contents.retain(|file, _| files.contains_key(file));
+        for (file, text) in files {
+            let before = self.files.as_ref().and_then(|files| files.get(file));
+            if before != Some(text) {
+                self.contents.insert(file.clone(), Read::new(file, text, &self.options));
+            }
+        }
+    }
+
+    /// Keeps account of what never could be read, and names it.
+    fn note_unreadable(&mut self) -> Vec<String> {
+        let unreadable = |read: &Read| !read.unreadable.is_empty();
+        if self.files.is_none() {
+            let files = self.contents.iter().filter(|(_, read)| unreadable(read));
+            self.never_read = files.map(|(file, _)| file.clone()).collect();
+        }
+        let Self { contents, never_read, dir, .. } = self;
+        never_read.retain(|file| contents.get(file).is_some_and(unreadable));
+        let mut names = Vec::new();
+        for file in never_read.iter() {
+            let documents = contents.get(file).map(|read| read.unreadable.as_slice()).unwrap_or_default();
+            let short = file.strip_prefix(&*dir).unwrap_or(file).display();
+            names.extend(documents.iter().map(|document| format!("{short}:{document}")));
+        }
+        names
+    }
+
+    /// Which Gateway we are is nobody's document where there is none.
+    fn about_gateway(&self, in_force: &Resources) -> Option<Finding> {
+        let gateway = |key: &ResourceKey| key.kind == Kind::Gateway;
+        let (severity, message) = match &self.options.gateway {
+            Some((namespace, name)) => {
+                let named =
+                    |key: &ResourceKey| gateway(key) && key.namespace == *namespace && key.name == *name;
+                if in_force.keys().any(named) {
+                    return None;
+                }
+                (
+                    Severity::Warning,
+                    format!(
+                        "Gateway {namespace}/{name} is not in the folder: only labels that name it count"
+                    ),
+                )
+            }
+            None => {
+                let ours = |entry: &Entry| matches!(entry.resource.as_ref(), resource::Resource::Gateway(doc) if doc.ours);
+                if in_force.values().any(ours) {
+                    return None;
+                }
+                (
+                    Severity::Note,
+                    "there is no Gateway of class istio-waypoint: every service is served".to_owned(),
+                )
+            }
+        };
+        let (file, kind) = (self.dir.clone(), String::new());
+        Some(Finding { severity, file, document: 0, kind, name: String::new(), field: None, message })
+    }
+}
+
+impl Read {
+    fn new(file: &Arc<Path>, text: &Result<Arc<str>, String>, options: &Options) -> Self {
+        let contents = match text {
+            Ok(text) => Contents::read(file, text),
+            Err(why) => Contents::unread(file, why.clone()),
+        };
+        let documents = contents.documents.into_iter();
+        let documents = documents.map(|document| {
+            let translated = resource::translate(&document, options);
+            (document, translated)
+        });
+        Self { documents: documents.collect(), findings: contents.findings, unreadable: contents.unreadable }
+    }
+}
+
+/// One pass over all files: which version of which document is in force.
+struct Merge<'a> {
+    before: &'a Resources,
+    in_force: Resources,
+    good: Resources,
+    findings: Vec<Finding>,
+    seen: BTreeMap<&'a ResourceKey, &'a Document>,
+}
+
+impl<'a> Merge<'a> {
+    fn new(before: &'a Resources) -> Self {
+        Self {
+            before,
+            in_force: Resources::new(),
+            good: Resources::new(),
+            findings: Vec::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    fn file(&mut self, file: &Arc<Path>, read: &'a Read) {
+        for (document, translated) in &read.documents {
+            for remark in translated.remarks.iter() {
+                let field = remark.field.as_deref().unwrap_or_default();
+                let finding =
+                    document.key.finding(&document.origin, remark.severity, field, remark.message.clone());
+                self.findings.push(finding);
+            }
+            match self.seen.insert(&document.key, document) {
+                None => self.document(document, translated),
+                Some(first) => self.again(first, document),
+            }
+        }
+        self.findings.extend(read.findings.iter().cloned());
+        if !read.unreadable.is_empty() {
+            self.keep_all_of(file);
+        }
+    }
+
+    fn document(&mut self, document: &Document, translated: &Translated) {
+        let (key, origin) = (&document.key, &document.origin);
+        if translated.is_invalid() {
+            let why = translated.remarks.first_error().unwrap_or_default();
+            return self.invalid(document, &why);
+        }
+        if let Some(resource) = &translated.resource {
+            let entry = Entry { origin: origin.clone(), resource: resource.clone() };
+            self.good.insert(key.clone(), entry.clone());
+            self.in_force.insert(key.clone(), entry);
+        }
+    }
+
+    /// The last good version, or what stands for one.
+    fn invalid(&mut self, document: &Document, why: &str) {
+        let (key, origin) = (document.key.clone(), &document.origin);
+        if let Some(last) = self.before.get(&key) {
+            let message = "is invalid: its last good version stays in force";
+            self.findings.push(key.finding(origin, Severity::Note, "", message));
+            self.good.insert(key.clone(), last.clone());
+            self.in_force.insert(key, last.clone());
+        } else if let Some(resource) = resource::stand_in(document, why) {
+            let entry = Entry { origin: origin.clone(), resource: Arc::new(resource) };
+            self.in_force.insert(key, entry);
+        }
+    }
+
+    /// A resource that is there twice: which is meant cannot be told, unless both say the same.
+    fn again(&mut self, first: &Document, second: &Document) {
+        let at = format!("{}:{}", first.origin.file.display(), first.origin.document);
+        let (key, origin) = (&second.key, &second.origin);
+        if (&first.meta, &first.body) == (&second.meta, &second.body) {
+            let message = format!("is in {at} already, word for word: remove one of them");
+            return self.findings.push(key.finding(origin, Severity::Warning, "", message));
+        }
+        let message = format!("is in {at} already, and says something else: remove one of them");
+        self.findings.push(key.finding(origin, Severity::Error, "", message.clone()));
+        self.in_force.remove(key);
+        self.good.remove(key);
+        self.invalid(second, &message);
+    }
+
+    /// A part of this file could not be read, so what it used to say stays.
+    fn keep_all_of(&mut self, file: &Arc<Path>) {
+        let before = self.before;
+        for (key, entry) in before.iter().filter(|(_, entry)| entry.origin.file == *file) {
+            if self.seen.contains_key(key) || self.in_force.contains_key(key) {
+                continue;
+            }
+            let origin = Origin { file: file.clone(), document: 0 };
+            let message = "is not readable there now: its last good version stays in force";
+            self.findings.push(key.finding(&origin, Severity::Note, "", message));
+            self.good.insert(key.clone(), entry.clone());
+            self.in_force.insert(key.clone(), entry.clone());
+        }
+    }
+}
+
+/// The new mesh with the old `Arc`s where nothing changed, so that building on it costs what changed.
+fn reuse(mut new: MeshConfig, old: &MeshConfig) -> MeshConfig {
+    reuse_entries(&mut new.services, &old.services);
+    reuse_entries(&mut new.workloads, &old.workloads);
+    reuse_entries(&mut new.policies, &old.policies);
+    reuse_entries(&mut new.routes, &old.routes);
+    new
+}
+
+fn reuse_entries<K: Ord, V: PartialEq>(new: &mut Map<K, Arc<V>>, old: &Map<K, Arc<V>>) {
+    for (key, entry) in new.iter_mut() {
+        if let Some(before) = old.get(key).filter(|before| *before == entry) {
+            *entry = before.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use waypoint_model::{PolicyKey, Service};
+
+    use super::*;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        folder: Folder,
+    }
+
+    const SERVICE: &str =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a}\nspec: {clusterIP: 10.96.0.1}\n";
+    const BROKEN: &str = "kind: [\n";
+
+    fn policy(action: &str) -> String {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: a}}\n\
+             spec: {{targetRefs: [{{kind: Service, name: web}}], action: {action}, rules: [{{}}]}}\n"
+        )
+    }
+
+    impl Fixture {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = Folder::new(dir.path(), Options::default());
+            let fixture = Self { dir, folder };
+            files.iter().for_each(|(name, text)| fixture.write(name, text));
+            fixture
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.dir.path().join(name), text).unwrap();
+        }
+
+        fn reload(&mut self) -> Loaded {
+            self.folder.reload().unwrap().expect("a change")
+        }
+    }
+
+    fn web(loaded: &Loaded) -> &Service {
+        loaded.mesh.services.values().find(|service| service.name == "web").unwrap()
+    }
+
+    /// How the policy stands: its action, or that it is unusable.
+    fn in_force(loaded: &Loaded) -> Option<&'static str> {
+        let policy = loaded.mesh.policies.get(&PolicyKey::new("a", "p"))?;
+        Some(match (&policy.unusable, policy.action) {
+            (Some(_), _) => "unusable",
+            (None, waypoint_model::Action::Allow) => "ALLOW",
+            (None, _) => "DENY",
+        })
+    }
+
+    fn errors(loaded: &Loaded) -> Vec<String> {
+        loaded.findings.iter().filter(|f| f.severity == Severity::Error).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn nothing_new_is_no_state() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE)]);
+        fixture.reload();
+        assert!(fixture.folder.reload().unwrap().is_none());
+        fixture.write("notes.txt", "not a manifest");
+        assert!(fixture.folder.reload().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_last_good_version_of_a_document_stays_until_it_is_gone() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("ALLOW"))]);
+        assert_eq!(in_force(&fixture.reload()), Some("ALLOW"));
+        fixture.write("p.yaml", &policy("CUSTOM"));
+        let loaded = fixture.reload();
+        assert_eq!(in_force(&loaded), Some("ALLOW"));
+        assert!(
+            errors(&loaded)[0].contains("p.yaml:1 AuthorizationPolicy a/p spec.action"),
+            "{:?}",
+            errors(&loaded)
+        );
+        // Twice in a row: the good version is not the one just before.
+        fixture.write("p.yaml", &policy("custom"));
+        assert_eq!(in_force(&fixture.reload()), Some("ALLOW"));
+        fixture.write("p.yaml", &policy("DENY"));
+        assert_eq!(in_force(&fixture.reload()), Some("DENY"));
+        fs::remove_file(fixture.dir.path().join("p.yaml")).unwrap();
+        let loaded = fixture.reload();
+        assert_eq!((in_force(&loaded), errors(&loaded)), (None, vec![]));
+    }
+
+    #[test]
+    fn a_policy_that_is_bad_from_the_start_denies_until_it_is_good() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("CUSTOM"))]);
+        assert_eq!(in_force(&fixture.reload()), Some("unusable"));
+        fixture.write("p.yaml", &policy("AUDITT"));
+        assert_eq!(in_force(&fixture.reload()), Some("unusable"));
+        fixture.write("p.yaml", &policy("ALLOW"));
+        assert_eq!(in_force(&fixture.reload()), Some("ALLOW"));
+    }
+
+    #[test]
+    fn a_broken_file_keeps_what_it_said() {
+        let both = format!("{SERVICE}---\n{}", policy("ALLOW"));
+        let mut fixture = Fixture::new(&[("a.yaml", &both)]);
+        fixture.reload();
+        fixture.write("a.yaml", BROKEN);
+        let loaded = fixture.reload();
+        assert_eq!((in_force(&loaded), web(&loaded).policies.len()), (Some("ALLOW"), 1));
+        assert_eq!(errors(&loaded).len(), 1);
+        // One part broken: the other is read as it now is.
+        fixture.write("a.yaml", &format!("{BROKEN}---\n{}", policy("DENY")));
+        let loaded = fixture.reload();
+        assert_eq!((in_force(&loaded), loaded.mesh.services.len()), (Some("DENY"), 1));
+        fixture.write("a.yaml", &policy("DENY"));
+        assert_eq!(fixture.reload().mesh.services.len(), 0);
+    }
+
+    #[test]
+    fn what_was_never_readable_may_be_a_policy() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("x.yaml", BROKEN)]);
+        let loaded = fixture.reload();
+        let key = PolicyKey::new("unreadable", "x.yaml:1");
+        assert_eq!(web(&loaded).policies, [key.clone()]);
+        assert!(loaded.mesh.policies[&key].unusable.is_some());
+        fixture.write("x.yaml", &policy("ALLOW"));
+        let loaded = fixture.reload();
+        assert_eq!(web(&loaded).policies, [PolicyKey::new("a", "p")]);
+        // Later, a broken file is as one that was not applied.
+        fixture.write("z.yaml", BROKEN);
+        let loaded = fixture.reload();
+        assert_eq!(web(&loaded).policies, [PolicyKey::new("a", "p")]);
+        assert_eq!(errors(&loaded).len(), 1);
+    }
+
+    #[test]
+    fn a_resource_that_is_there_twice_is_ambiguous() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("DENY"))]);
+        fixture.reload();
+        fixture.write("q.yaml", &policy("DENY"));
+        let loaded = fixture.reload();
+        assert_eq!((in_force(&loaded), errors(&loaded)), (Some("DENY"), vec![]));
+        fixture.write("q.yaml", &policy("ALLOW"));
+        let loaded = fixture.reload();
+        assert_eq!((in_force(&loaded), errors(&loaded).len()), (Some("DENY"), 1));
+        let fresh = load(fixture.dir.path(), &Options::default()).unwrap();
+        assert_eq!((in_force(&fresh), errors(&fresh).len()), (Some("unusable"), 1));
+    }
+
+    #[test]
+    fn a_resource_may_move_between_files_while_it_is_bad() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("DENY"))]);
+        fixture.reload();
+        fs::remove_file(fixture.dir.path().join("p.yaml")).unwrap();
+        fixture.write("q.yaml", &policy("CUSTOM"));
+        assert_eq!(in_force(&fixture.reload()), Some("DENY"));
+    }
+
+    #[test]
+    fn entries_that_did_not_change_are_the_same() {
+        let other = SERVICE.replace("web", "other").replace("10.96.0.1", "10.96.0.2");
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("b.yaml", &other)]);
+        let before = fixture.reload();
+        fixture.write("b.yaml", &other.replace("10.96.0.2", "10.96.0.3"));
+        let after = fixture.reload();
+        let same = |name: &str| {
+            let of =
+                |loaded: &Loaded| loaded.mesh.services.values().find(|s| s.name == name).cloned().unwrap();
+            Arc::ptr_eq(&of(&before), &of(&after))
+        };
+        assert_eq!((same("web"), same("other")), (true, false));
+    }
+}
