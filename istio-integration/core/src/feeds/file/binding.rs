@@ -137,24 +137,24 @@ fn admits(
 mod tests {
     use super::*;
 
-    fn labels(rows: &[(&str, &str)]) -> BTreeMap<String, String> {
-        rows.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    /// Labels from `key=value` pairs.
+    fn labels(text: &str) -> BTreeMap<String, String> {
+        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     #[test]
     fn a_service_is_bound_by_its_own_label_or_its_namespaces() {
-        const USE: &str = "istio.io/use-waypoint";
-        const FROM: &str = "istio.io/use-waypoint-namespace";
-        let rows: [(&[(&str, &str)], &[(&str, &str)], bool); 9] = [
-            (&[], &[], false),
-            (&[(USE, "wp")], &[], true),
-            (&[(USE, "other")], &[(USE, "wp")], false),
-            (&[], &[(USE, "wp")], true),
-            (&[(USE, "none")], &[(USE, "wp")], false),
-            (&[(USE, "wp"), (FROM, "elsewhere")], &[], false),
-            (&[(USE, "wp"), (FROM, "tools")], &[], true),
-            (&[(USE, "other"), ("istio.io/use-waypoint-canary", "wp")], &[], true),
-            (&[(FROM, "tools")], &[], false),
+        let rows = [
+            ("", "", false),
+            ("istio.io/use-waypoint=wp", "", true),
+            ("istio.io/use-waypoint=other", "istio.io/use-waypoint=wp", false),
+            ("", "istio.io/use-waypoint=wp", true),
+            ("istio.io/use-waypoint=none", "istio.io/use-waypoint=wp", false),
+            ("istio.io/use-waypoint=wp istio.io/use-waypoint-namespace=elsewhere", "", false),
+            ("istio.io/use-waypoint=wp istio.io/use-waypoint-namespace=tools", "", true),
+            ("istio.io/use-waypoint=other istio.io/use-waypoint-canary=wp", "", true),
+            ("istio.io/use-waypoint-namespace=tools", "", false),
         ];
         let gateway =
             GatewayDoc { waypoint_for: WaypointFor::Service, allowed: vec![Allowed::Same], ours: true };
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_gateway_admits_by_namespace_and_only_services() {
-        let selector = super::super::gateway::Selector::of_labels(labels(&[("team", "a")]));
+        let selector = super::super::gateway::Selector::of_labels(labels("team=a"));
         let rows = [
             (WaypointFor::Service, Allowed::Same, "tools", true),
             (WaypointFor::Service, Allowed::Same, "agents", false),
@@ -181,14 +181,13 @@ mod tests {
             (WaypointFor::Workload, Allowed::All, "tools", false),
             (WaypointFor::None, Allowed::All, "tools", false),
         ];
-        let agents = NamespaceDoc { labels: labels(&[("team", "a")]) };
+        let agents = NamespaceDoc { labels: labels("team=a") };
         let namespaces = BTreeMap::from([("agents", &agents)]);
         for (waypoint_for, allowed, namespace, want) in rows {
             let document = Some(GatewayDoc { waypoint_for, allowed: vec![allowed.clone()], ours: true });
             let waypoint =
                 Waypoint::Gateway { namespace: "tools".to_owned(), name: "wp".to_owned(), document };
-            let asks =
-                labels(&[("istio.io/use-waypoint", "wp"), ("istio.io/use-waypoint-namespace", "tools")]);
+            let asks = labels("istio.io/use-waypoint=wp istio.io/use-waypoint-namespace=tools");
             let got = waypoint.fronts(&Binding::of(&asks), namespace, &namespaces);
             assert_eq!(got == Fronted::Yes, want, "{allowed:?} {namespace} {got:?}");
         }

@@ -435,7 +435,7 @@ mod tests {
         let mut fixture = Fixture::new(&[("a.yaml", SERVICE), ("x.yaml", BROKEN)]);
         let loaded = fixture.reload();
         let key = PolicyKey::new("unreadable", "x.yaml:1");
-        assert_eq!(web(&loaded).policies, [key.clone()]);
+        assert_eq!(web(&loaded).policies, std::slice::from_ref(&key));
         assert!(loaded.mesh.policies[&key].unusable.is_some());
         fixture.write("x.yaml", &policy("ALLOW"));
         let loaded = fixture.reload();
