@@ -40,7 +40,7 @@ pub fn refuse(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply
     if !exchange.messages.iter().any(Message::is_request) {
         return Reply::accepted();
     }
-    if mode == DenyMode::Status {
+    if mode == DenyMode::Status && is_by_policy(exchange, denied) {
         return Reply::access_denied();
     }
     if exchange.batch {
@@ -55,10 +55,20 @@ pub fn refuse(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply
     }
 }
 
+/// Whether a message was refused that is known: a method that is not is answered alike in every mode.
+fn is_by_policy(exchange: &Exchange<'_>, denied: &[bool]) -> bool {
+    let mut messages = exchange.messages.iter().enumerate();
+    messages.any(|(index, message)| is_denied(denied, index) && message.is_known())
+}
+
+fn is_denied(denied: &[bool], index: usize) -> bool {
+    denied.get(index).copied().unwrap_or(true)
+}
+
 fn refuse_batch(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply {
     let answers = exchange.messages.iter().enumerate().filter(|(_, message)| message.is_request());
     let answers = answers.map(|(index, message)| {
-        if denied.get(index).copied().unwrap_or(true) {
+        if is_denied(denied, index) {
             refusal(message, exchange.era, mode).1
         } else {
             error_object(message.id(), INVALID_REQUEST, "not run: another message of the batch was refused")

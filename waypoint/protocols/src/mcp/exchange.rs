@@ -54,6 +54,11 @@ impl<'b> Exchange<'b> {
         exchange.refuse_hidden_resources()
     }
 
+    /// Whether it is of the era without handshake and sessions (from 2026-07-28).
+    pub fn is_modern(&self) -> bool {
+        self.era == Era::Modern
+    }
+
     /// Whether it opens a session.
     pub fn is_initialize(&self) -> bool {
         self.messages.iter().any(|message| message.method.as_deref() == Some(INITIALIZE))
