@@ -11,7 +11,7 @@
 //! Every entry point takes bytes and returns a value, so each can be fuzzed as it stands.
 
 mod facts;
-pub mod http;
+mod http;
 pub mod json;
 mod jsonrpc;
 mod limits;
@@ -21,5 +21,6 @@ mod sse;
 mod uri;
 
 pub use facts::{FactKey, Facts, Kind, Plain, ToolHint, Truth, UnknownFact, Unread};
+pub use http::{Media, is_coded, response_media};
 pub use limits::Limits;
 pub use reply::{Malformed, Reply};

@@ -396,8 +396,12 @@ fn answer() -> impl Strategy<Value = Value> {
     (list(), proptest::option::of(list()), proptest::option::of("[a-z]{3}")).prop_map(
         |(tools, prompts, scope)| {
             let mut result = json!({"nextCursor": "c", "_meta": {"tools": ["bad"]}, "tools": tools});
-            prompts.map(|prompts| result["prompts"] = json!(prompts));
-            scope.map(|scope| result["cacheScope"] = json!(scope));
+            if let Some(prompts) = prompts {
+                result["prompts"] = json!(prompts);
+            }
+            if let Some(scope) = scope {
+                result["cacheScope"] = json!(scope);
+            }
             json!({"jsonrpc": "2.0", "id": 1, "result": result})
         },
     )

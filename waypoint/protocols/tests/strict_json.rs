@@ -1,5 +1,5 @@
 //! What the strict reader accepts, another reader takes for the same value.
-#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use agent_protocols::json::{Bounds, Document, JsonError, Shape, Value};
 use proptest::prelude::*;
