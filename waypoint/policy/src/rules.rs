@@ -103,13 +103,11 @@ impl Rules {
     /// While the tool is not known, a rule that stands under tools may be open and cannot hold: if it did, it would hold for
     /// every tool, and for those that it does not stand under it answers `No`.
     fn find_by_tool<'r>(&'r self, facts: &dyn Facts, wanted: Wanted, lists: &mut Vec<&'r [usize]>) {
-        let known = lists.len();
         let told = facts.ask(&FactKey::Tool, &mut |tool| {
             lists.extend(self.by_tool.get(tool.as_bytes()).map(Vec::as_slice));
             false // so that every value is shown
         });
         if told == Truth::NotYet {
-            lists.truncate(known);
             lists.extend((wanted != Wanted::Holds).then_some(self.by_any_tool.as_slice()));
         }
     }

@@ -92,6 +92,37 @@ fn a_call_is_judged_by_its_facts() {
 }
 
 #[test]
+fn values_of_two_attributes_are_never_mixed() {
+    let rule = || {
+        any([
+            mcp("tool", "search"),
+            mcp("args.owner", "acme"),
+            header("x-a", "red"),
+            header("x-b", "blue"),
+            host("h"),
+        ])
+    };
+    let request = |name: &'static str, value: &'static str| {
+        Request::by("bot").with(|http| drop(http.headers.insert(name, http::HeaderValue::from_static(value))))
+    };
+    let plain = || Request::by("bot");
+    let rows = [
+        ("the tool", plain(), Told::call("search", &[]), true),
+        ("the argument", plain(), Told::call("x", &[("args.owner", "acme")]), true),
+        ("crossed facts", plain(), Told::call("acme", &[("args.owner", "search")]), false),
+        ("one header", request("x-a", "red"), Told::call("x", &[]), true),
+        ("the other header", request("x-b", "blue"), Told::call("x", &[]), true),
+        ("crossed headers", request("x-a", "blue"), Told::call("x", &[]), false),
+        ("the host", plain().with(|http| http.authority = "h".into()), Told::call("red", &[]), true),
+        ("the host's value elsewhere", request("x-a", "h"), Told::call("h", &[]), false),
+    ];
+    for (name, request, facts, want) in rows {
+        let verdict = compile([allow([rule()])]).decide(&request.attributes(), &facts);
+        assert_eq!(verdict.is_ok(), want, "{name}: {verdict:?}");
+    }
+}
+
+#[test]
 fn lifecycle_follows_access() {
     let policies = || {
         [

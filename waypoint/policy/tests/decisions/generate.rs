@@ -54,8 +54,8 @@ fn leaf() -> impl Strategy<Value = Test> {
         1 => select(vec!["A.B", "a*", "*", "*.b"]).prop_map(|host| Test::Host(StringMatch::parse(host))),
         1 => select(vec!["GET", "POST", "P*"]).prop_map(|method| Test::Method(StringMatch::parse(method))),
         1 => path.prop_map(|path| Test::Path(PathPattern::parse(path).unwrap())),
-        1 => matching().prop_map(|value| Test::Header { name: "x-a".into(), value }),
-        4 => fact,
+        2 => (select(vec!["x-a", "x-b"]), matching()).prop_map(|(name, value)| Test::Header { name: name.into(), value }),
+        8 => fact,
         2 => tool,
     ]
 }
