@@ -207,3 +207,19 @@ fn reset_of(respond: &mut SendResponse<Chunk>) -> Option<StreamError> {
         Poll::Pending => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extended_connect_is_no_connect() {
+        let request = Request::builder().method(Method::CONNECT).uri("10.96.4.7:80");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let connect = |head| Connect { head, unanswered: None, send_buffer: 0 };
+        assert!(connect(head.clone()).is_connect());
+        head.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+        assert!(!connect(head.clone()).is_connect());
+        assert_eq!(connect(head).target(), Err(BadTarget::Invalid));
+    }
+}

@@ -5,11 +5,11 @@
 
 use crate::error::{Reset, StreamError};
 use crate::stream::{Chunk, Shared};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -90,6 +90,18 @@ impl AsyncRead for Tunnel {
 impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.writer).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.writer.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -315,6 +327,23 @@ impl AsyncWrite for TunnelWriter {
         self.poll_send(cx, buf.len(), copy).map_err(Into::into)
     }
 
+    /// Gathers the slices into one frame.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = slices.iter().map(|slice| slice.len()).sum();
+        if wanted == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.poll_send(cx, wanted, |room| gather(slices, room)).map_err(Into::into)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     /// Ready at once: the connection's driver writes what is queued.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -323,4 +352,14 @@ impl AsyncWrite for TunnelWriter {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.finish().map_err(Into::into))
     }
+}
+
+/// The first `room` bytes of the slices.
+fn gather(slices: &[IoSlice<'_>], room: usize) -> Bytes {
+    let mut gathered = BytesMut::with_capacity(room);
+    for slice in slices {
+        let left = room - gathered.len();
+        gathered.put_slice(slice.get(..left).unwrap_or(slice));
+    }
+    gathered.freeze()
 }

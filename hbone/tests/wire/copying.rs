@@ -63,8 +63,15 @@ async fn tunnel(settings: Settings) -> (Peer, Raw, (RawServer, JoinHandle<()>)) 
 }
 
 async fn opened(settings: Settings) -> (Tunnel, Raw, (RawServer, JoinHandle<()>)) {
+    opened_by(h2::server::Builder::new(), settings).await
+}
+
+async fn opened_by(
+    builder: h2::server::Builder,
+    settings: Settings,
+) -> (Tunnel, Raw, (RawServer, JoinHandle<()>)) {
     let (near, far) = pipe();
-    let mut server = RawServer::start(far, h2::server::Builder::new());
+    let mut server = RawServer::start(far, builder);
     let (sender, driver) = soon(hbone::connect(near, &settings)).await.unwrap();
     let driver = tokio::spawn(async move { drop(driver.run().await) });
     let opening = tokio::spawn(async move { sender.open(&target(), HeaderMap::new()).await });
@@ -304,21 +311,39 @@ async fn a_whole_answer_that_stops_the_request_stays_whole() {
     assert!(matches!(copy.result().await, Err(CopyError::Upstream(_))));
 }
 
+/// A server that lets its streams send nothing until it says so.
+fn closed_window() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder.initial_window_size(0);
+    builder
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_gets_credit_only_for_what_upstream_took() {
-    let settings = Settings { stream_window: 64 << 10, connection_window: 1 << 20, ..Settings::default() };
-    let (upstream, mut far, _keep) = tunnel(Settings::default()).await; // the raw server's window has 65,535 bytes
-    let mut copy = Copy::start_with(upstream, b"", settings).await;
-    copy.client.push(&vec![1; 1 << 20]);
-    settle().await;
-    let (taken, _) = copy.counted();
-    assert!(taken <= 65_535, "{taken} bytes are more than upstream allowed");
-    // Both windows are full, and nothing more can be sent.
+    let window = 64 << 10;
+    let settings =
+        Settings { stream_window: window as u32, connection_window: 1 << 20, ..Settings::default() };
+    let (upstream, mut far, keep) = opened_by(closed_window(), Settings::default()).await;
+    let mut copy = Copy::start_with(Peer::Tunnel(upstream), b"", settings).await;
+    copy.client.push(&vec![1; window]);
+    assert_eq!(copy.client.credit().await, 0, "the copy holds all of it and upstream takes none");
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(copy.counted().0, taken);
-    assert_eq!(far.read(1 << 20).await.len(), 1 << 20);
-    settle().await;
-    assert_eq!(copy.counted().0, 1 << 20);
+    assert_eq!((copy.client.credit().await, copy.counted().0), (0, 0));
+    keep.0.allow(window as u32).await;
+    assert_eq!(far.read(window).await.len(), window);
+    assert_eq!((copy.client.credit().await, copy.counted().0), (window, window as u64));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_reset_is_noticed_after_the_answers_end_while_upstream_takes_nothing() {
+    let (upstream, mut far, _keep) = opened_by(closed_window(), Settings::default()).await;
+    let mut copy = Copy::start(Peer::Tunnel(upstream), b"").await;
+    copy.client.push(b"not taken");
+    far.end();
+    assert_eq!(copy.client.read_all().await, (Vec::new(), None));
+    copy.client.send.send_reset(h2::Reason::CANCEL);
+    assert!(matches!(copy.result().await, Err(CopyError::Downstream(_))));
+    assert_eq!(far.reset_code().await, h2::Reason::INTERNAL_ERROR);
 }
 
 #[tokio::test(start_paused = true)]

@@ -278,21 +278,35 @@ async fn an_abrupt_end_fails_all_streams() {
     assert_eq!(soon(client.ended).await.unwrap().unwrap_err().reason(), Some(h2::Reason::INTERNAL_ERROR));
 }
 
+/// HEADERS with END_HEADERS: `:method CONNECT` and `:authority a:1`, literal without indexing.
+fn connect_frame(stream: u8) -> Vec<u8> {
+    let block = b"\x02\x07CONNECT\x01\x03a:1";
+    let mut frame = vec![0, 0, u8::try_from(block.len()).unwrap(), 1, 4, 0, 0, 0, stream];
+    frame.extend(block);
+    frame
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_stops_answering_pings_is_dead_after_the_timeout() {
     let (mut near, far) = pipe();
     let start = Instant::now();
-    let mut server = Server::start(far, Settings::default());
+    let (send, mut connects) = tokio::sync::mpsc::channel(1);
+    let serving = tokio::spawn(async move {
+        let mut connection = hbone::handshake(far, &Settings::default()).await.unwrap();
+        loop {
+            match connection.next().await {
+                Ok(connect) => send.send(connect.unwrap()).await.unwrap(),
+                Err(error) => return (error, connection), // which lives on
+            }
+        }
+    });
     near.write_all(PREFACE).await.unwrap();
     near.write_all(EMPTY_SETTINGS).await.unwrap();
-    // HEADERS, END_HEADERS, stream 1: `:method CONNECT` and `:authority a:1`, literal without indexing.
-    let block = b"\x02\x07CONNECT\x01\x03a:1";
-    near.write_all(&[0, 0, block.len() as u8, 1, 4, 0, 0, 0, 1]).await.unwrap();
-    near.write_all(block).await.unwrap();
-    let mut tunnel = server.accept().await;
+    near.write_all(&connect_frame(1)).await.unwrap();
+    let mut tunnel = soon(connects.recv()).await.unwrap().accept(HeaderMap::new()).unwrap();
     let reading = tokio::spawn(async move { tunnel.read_u8().await.unwrap_err().kind() });
-    let ended = server.ended.await.unwrap();
-    assert!(matches!(ended, Err(ConnectionError::KeepaliveTimeout)));
+    let (error, _connection) = serving.await.unwrap();
+    assert!(matches!(error, ConnectionError::KeepaliveTimeout));
     assert_eq!(start.elapsed().as_secs(), 30, "10 s to the PING, 20 s for its answer");
     assert_eq!(soon(reading).await.unwrap(), std::io::ErrorKind::ConnectionReset);
 }
@@ -323,10 +337,8 @@ async fn too_many_streams_reset_before_they_were_accepted_end_the_connection() {
     let server = Server::start(far, settings);
     let mut flood = PREFACE.to_vec();
     flood.extend(EMPTY_SETTINGS);
-    let block = b"\x02\x07CONNECT\x01\x03a:1";
     for id in (1..=13_u8).step_by(2) {
-        flood.extend([0, 0, block.len() as u8, 1, 4, 0, 0, 0, id]);
-        flood.extend(block);
+        flood.extend(connect_frame(id));
         flood.extend([0, 0, 4, 3, 0, 0, 0, 0, id, 0, 0, 0, 8]);
     }
     near.write_all(&flood).await.unwrap();
@@ -342,10 +354,8 @@ async fn one_stream_more_than_offered_is_refused() {
     let mut server = Server::start(far, Settings { max_streams: 100, ..Settings::default() });
     near.write_all(PREFACE).await.unwrap();
     near.write_all(EMPTY_SETTINGS).await.unwrap();
-    let block = b"\x02\x07CONNECT\x01\x03a:1";
     for id in (1..=201_u8).step_by(2) {
-        near.write_all(&[0, 0, block.len() as u8, 1, 4, 0, 0, 0, id]).await.unwrap();
-        near.write_all(block).await.unwrap();
+        near.write_all(&connect_frame(id)).await.unwrap();
     }
     let mut connects = Vec::new();
     for _ in 0..100 {

@@ -4,9 +4,10 @@ use crate::support::*;
 use bytes::Bytes;
 use hbone::{Reset, Settings, StreamError, Tunnel};
 use http::HeaderMap;
+use proptest::prelude::*;
 use std::io::ErrorKind;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 async fn both(settings: Settings) -> (RawClient, Server) {
     let (near, far) = pipe();
@@ -185,15 +186,6 @@ fn narrow() -> Settings {
     Settings { stream_window: 64 << 10, connection_window: 1 << 20, ..Settings::default() }
 }
 
-/// How much the raw peer may still send.
-async fn credit(raw: &mut Raw) -> usize {
-    raw.send.reserve_capacity(1 << 20);
-    settle().await;
-    let credit = raw.send.capacity();
-    raw.send.reserve_capacity(0);
-    credit
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_unread_tunnel_stalls_its_sender_and_no_sibling() {
     let (mut client, mut server) = both(narrow()).await;
@@ -201,7 +193,7 @@ async fn an_unread_tunnel_stalls_its_sender_and_no_sibling() {
     let (mut lively, mut read) = client.open(&mut server).await;
     stuck.push(&vec![1; 64 << 10]);
     settle().await;
-    assert_eq!(credit(&mut stuck).await, 0);
+    assert_eq!(stuck.credit().await, 0);
 
     let sent = vec![2; 2 << 20];
     lively.push(&sent);
@@ -209,7 +201,7 @@ async fn an_unread_tunnel_stalls_its_sender_and_no_sibling() {
     let mut got = Vec::new();
     soon(read.read_to_end(&mut got)).await.unwrap();
     assert_eq!(got, sent);
-    assert_eq!(credit(&mut stuck).await, 0, "still unread");
+    assert_eq!(stuck.credit().await, 0, "still unread");
 
     let mut first = vec![0; 64 << 10];
     soon(unread.read_exact(&mut first)).await.unwrap();
@@ -226,7 +218,7 @@ async fn a_read_gives_back_the_credit_of_the_read_before() {
     let mut half = vec![0; 40 << 10];
     soon(tunnel.read_exact(&mut half)).await.unwrap();
     soon(tunnel.read_exact(&mut half[..1])).await.unwrap();
-    assert!(credit(&mut raw).await >= 32 << 10);
+    assert!(raw.credit().await >= 32 << 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,9 +231,9 @@ async fn uncopied_bytes_give_credit_back_only_when_released() {
     while got < 64 << 10 {
         got += soon(reader.data()).await.unwrap().unwrap().len();
     }
-    assert_eq!(credit(&mut raw).await, 0);
+    assert_eq!(raw.credit().await, 0);
     reader.release(usize::MAX);
-    assert_eq!(credit(&mut raw).await, 64 << 10);
+    assert_eq!(raw.credit().await, 64 << 10);
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,6 +282,55 @@ async fn small_frames_that_nobody_reads_end_the_connection_at_their_budget() {
             assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM))
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_written_together_arrive_in_order() {
+    let (mut client, mut server) = both(Settings::default()).await;
+    let (mut raw, mut tunnel) = client.open(&mut server).await;
+    assert!(AsyncWrite::is_write_vectored(&tunnel));
+    let slices = [b"head ".as_slice(), b"", b"and ", b"body"].map(std::io::IoSlice::new);
+    assert_eq!(tunnel.write_vectored(&slices).await.unwrap(), 13);
+    assert_eq!(raw.read(13).await, b"head and body");
+
+    // More than the window of 65,535 bytes holds: what fits is taken, across slices.
+    let (one, two) = (vec![1; 50_000], vec![2; 50_000]);
+    let taken = tunnel.write_vectored(&[&one, &two].map(|data| std::io::IoSlice::new(data))).await.unwrap();
+    assert!((50_001..=65_535).contains(&taken), "{taken}");
+    assert_eq!(raw.read(taken).await, [one, two].concat()[..taken]);
+    assert_eq!(tunnel.write_vectored(&[]).await.unwrap(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn however_bytes_are_cut_they_arrive_the_same(
+        writes in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 0..20),
+        reads in proptest::collection::vec(1..5000_usize, 1..10),
+        split_after in 0..20_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let (sent, got) = runtime.block_on(async {
+            let (mut client, mut server) = both(narrow()).await;
+            let (mut raw, mut tunnel) = client.open(&mut server).await;
+            writes.iter().for_each(|data| raw.push(data));
+            raw.end();
+            let mut got = Vec::new();
+            for size in reads.iter().cycle().take(split_after) {
+                let mut buffer = vec![0; *size];
+                let read = soon(tunnel.read(&mut buffer)).await.unwrap();
+                got.extend_from_slice(&buffer[..read]);
+            }
+            let (mut reader, _writer) = tunnel.into_split();
+            while let Some(data) = soon(reader.data()).await {
+                let data = data.unwrap();
+                got.extend_from_slice(&data);
+                reader.release(data.len());
+            }
+            (writes.concat(), got)
+        });
+        prop_assert_eq!(sent, got);
     }
 }
 

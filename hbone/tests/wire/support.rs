@@ -154,6 +154,15 @@ impl Raw {
         all
     }
 
+    /// How many bytes may still be sent. Needs a paused clock.
+    pub(crate) async fn credit(&mut self) -> usize {
+        self.send.reserve_capacity(1 << 20);
+        settle().await;
+        let credit = self.send.capacity();
+        self.send.reserve_capacity(0);
+        credit
+    }
+
     pub(crate) async fn reset_code(&mut self) -> h2::Reason {
         soon(std::future::poll_fn(|cx| self.send.poll_reset(cx))).await.unwrap()
     }
@@ -162,19 +171,27 @@ impl Raw {
 /// A raw HTTP/2 server in a task; it hands out requests.
 pub(crate) struct RawServer {
     pub(crate) requests: mpsc::Receiver<(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>)>,
+    pub(crate) windows: mpsc::Sender<u32>,
     pub(crate) task: JoinHandle<()>,
 }
 
 impl RawServer {
     pub(crate) fn start(io: impl Io, builder: h2::server::Builder) -> Self {
         let (send, requests) = mpsc::channel(500);
+        let (windows, mut window) = mpsc::channel(1);
         let task = tokio::spawn(async move {
             let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
-            while let Some(Ok(request)) = connection.accept().await {
-                let _ = send.send(request).await;
+            loop {
+                tokio::select! {
+                    Some(size) = window.recv() => connection.set_initial_window_size(size).unwrap(),
+                    request = connection.accept() => match request {
+                        Some(Ok(request)) => drop(send.send(request).await),
+                        _ => return,
+                    },
+                }
             }
         });
-        Self { requests, task }
+        Self { requests, windows, task }
     }
 
     pub(crate) async fn request(&mut self) -> (h2::RecvStream, h2::server::SendResponse<Bytes>) {
@@ -182,6 +199,12 @@ impl RawServer {
         assert_eq!(request.method(), Method::CONNECT);
         assert_eq!(request.uri().to_string(), TARGET);
         (request.into_body(), respond)
+    }
+
+    /// Sets the window of all streams.
+    pub(crate) async fn allow(&self, window: u32) {
+        self.windows.send(window).await.unwrap();
+        settle().await;
     }
 
     pub(crate) async fn accept(&mut self) -> Raw {
