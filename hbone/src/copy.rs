@@ -15,9 +15,12 @@
 use crate::error::{CopyError, Reset, StreamError};
 use crate::tunnel::{Tunnel, TunnelReader, TunnelWriter};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -54,94 +57,108 @@ pub enum Peer {
 ///
 /// # Errors
 /// Which side broke.
-pub async fn copy(
+pub fn copy(
     downstream: Tunnel,
     preread: Bytes,
     upstream: Peer,
     counters: &Counters,
-) -> Result<(), CopyError> {
-    match upstream {
-        Peer::Tunnel(tunnel) => {
-            let (reader, writer) = tunnel.into_split();
-            both_ways(downstream, preread, reader, writer, counters).await
-        }
-        Peer::Tcp(socket) => {
-            let mut socket = ResetOnDrop { socket, ended: false };
-            let (read, write) = socket.socket.split();
-            let reader = SocketReader { socket: read, size: READ_SIZES.0 };
-            both_ways(downstream, preread, reader, SocketWriter(write), counters).await?;
-            socket.ended = true;
-            Ok(())
+) -> impl Future<Output = Result<(), CopyError>> + Send {
+    // Split before the future begins: it lives as long as its stream and need not hold the headers.
+    let downstream = downstream.into_split();
+    let upstream = match upstream {
+        Peer::Tunnel(tunnel) => Either::Left(tunnel.into_split()),
+        Peer::Tcp(socket) => Either::Right(ResetOnDrop { socket, ended: false }),
+    };
+    async move {
+        match upstream {
+            Either::Left((reader, writer)) => both_ways(downstream, preread, reader, writer, counters).await,
+            Either::Right(mut socket) => {
+                let (read, write) = socket.socket.split();
+                let reader = SocketReader { socket: read, size: READ_SIZES.0 };
+                both_ways(downstream, preread, reader, SocketWriter(write), counters).await?;
+                socket.ended = true;
+                Ok(())
+            }
         }
     }
 }
 
 /// Runs both directions, and decides what the break of one means for the other.
 async fn both_ways<R: Source, W: Sink>(
-    downstream: Tunnel,
+    (mut reader, mut writer): (TunnelReader, TunnelWriter),
     preread: Bytes,
-    upstream_reader: R,
-    upstream_writer: W,
+    mut upstream_reader: R,
+    mut upstream_writer: W,
     counters: &Counters,
 ) -> Result<(), CopyError> {
-    let (reader, writer) = downstream.into_split();
-    let mut up = pin!(carry_and_finish(reader, upstream_writer, preread, &counters.from_client));
-    let mut down = pin!(carry(upstream_reader, writer, &counters.from_upstream));
+    let upward = Upward::default();
+    let mut up = pin!(carry_up(&mut reader, &mut upstream_writer, preread, &counters.from_client));
+    let mut down =
+        pin!(carry_down::<_, W>(&mut upstream_reader, &mut writer, &upward, &counters.from_upstream));
     tokio::select! {
-        carried = &mut up => match carried.broken {
-            None => finish_downstream(down.await).await.map(drop),
-            Some(Broken::Read(error)) => Err(CopyError::Downstream(error)),
-            Some(Broken::Write(error)) => {
-                // What upstream sent before it broke still counts.
-                if let Ok(rest) = tokio::time::timeout(LINGER, down).await {
-                    drain_downstream::<_, W>(rest).await;
-                }
+        carried = &mut up => match carried {
+            Ok(()) => {
+                upward.over.store(true, Ordering::Relaxed);
+                down.await
+            }
+            Err(Broken::Read(error)) => Err(CopyError::Downstream(error)),
+            Err(Broken::Write(error)) => {
+                upward.over.store(true, Ordering::Relaxed);
+                upward.failed.store(true, Ordering::Relaxed);
+                // What upstream sent before it broke still counts; the error to report is the one that came first.
+                let _ = tokio::time::timeout(LINGER, down).await;
                 Err(CopyError::Upstream(error.into()))
             }
         },
-        carried = &mut down => {
-            let mut writer = finish_downstream(carried).await?;
-            tokio::select! {
-                carried = &mut up => end_of_up(carried.broken),
-                // `up` alone would see a reset only once upstream has taken what it holds.
-                error = writer.broken() => Err(CopyError::Downstream(error)),
-            }
-        }
+        // Only a failure: `down` ends well after `up`.
+        carried = &mut down => carried,
     }
 }
 
-/// Ends the downstream direction as its upstream source ended; gives the writer back to watch for a late reset.
-async fn finish_downstream<E: Into<io::Error>>(
-    carried: Carried<E, TunnelWriter>,
-) -> Result<TunnelWriter, CopyError> {
-    let Carried { broken, sink: mut writer } = carried;
-    match broken {
-        None => writer.finish().map(|()| writer).map_err(CopyError::Downstream),
-        Some(Broken::Write(error)) => Err(CopyError::Downstream(error)),
-        Some(Broken::Read(error)) => {
-            reset_when_written(&mut writer).await;
+/// What the downstream direction must know of the other. Both run in one task; atomics only because that task may move.
+#[derive(Default)]
+struct Upward {
+    over: AtomicBool,
+    failed: AtomicBool,
+}
+
+async fn carry_up<R: Source, W: Sink>(
+    source: &mut R,
+    sink: &mut W,
+    preread: Bytes,
+    carried: &AtomicU64,
+) -> Result<(), Broken<R::Error, W::Error>> {
+    write(sink, preread, carried).await.map_err(Broken::Write)?;
+    pump(source, sink, carried).await?;
+    sink.finish().await.map_err(Broken::Write)
+}
+
+/// Carries, ends as the source ended, and then watches for a late reset until the other direction is over: that one alone
+/// would see it only once upstream has taken what it holds.
+async fn carry_down<R: Source, W: Sink>(
+    source: &mut R,
+    writer: &mut TunnelWriter,
+    upward: &Upward,
+    carried: &AtomicU64,
+) -> Result<(), CopyError> {
+    match pump(source, writer, carried).await {
+        Ok(()) if W::FAILURE_HIDES_RESET && upward.failed.load(Ordering::Relaxed) => {
+            reset_when_written(writer).await;
+            Ok(())
+        }
+        Ok(()) => {
+            TunnelWriter::finish(writer).map_err(CopyError::Downstream)?;
+            poll_fn(|cx| match upward.over.load(Ordering::Relaxed) {
+                true => Poll::Ready(Ok(())),
+                false => writer.poll_broken(cx).map(|error| Err(CopyError::Downstream(error))),
+            })
+            .await
+        }
+        Err(Broken::Read(error)) => {
+            reset_when_written(writer).await;
             Err(CopyError::Upstream(error.into()))
         }
-    }
-}
-
-/// Ends the downstream direction after upstream refused bytes.
-async fn drain_downstream<E: Into<io::Error>, W: Sink>(carried: Carried<E, TunnelWriter>) {
-    match carried {
-        Carried { broken: None, sink: mut writer } if W::FAILURE_HIDES_RESET => {
-            reset_when_written(&mut writer).await
-        }
-        // It has reset the writer or finished it; the error to report is the one that came first.
-        carried => drop(finish_downstream(carried).await),
-    }
-}
-
-fn end_of_up<E: Into<io::Error>>(broken: Option<Broken<StreamError, E>>) -> Result<(), CopyError> {
-    match broken {
-        None => Ok(()),
-        Some(Broken::Read(error)) => Err(CopyError::Downstream(error)),
-        // The downstream direction had its proper end before; dropping its writer tells the client to stop.
-        Some(Broken::Write(error)) => Err(CopyError::Upstream(error.into())),
+        Err(Broken::Write(error)) => Err(CopyError::Downstream(error)),
     }
 }
 
@@ -152,37 +169,9 @@ async fn reset_when_written(writer: &mut TunnelWriter) {
     writer.reset(Reset::ConnectError);
 }
 
-/// One direction that came to its end. Its source is dropped by then.
-struct Carried<R, W: Sink> {
-    broken: Option<Broken<R, W::Error>>,
-    sink: W,
-}
-
 enum Broken<R, W> {
     Read(R),
     Write(W),
-}
-
-async fn carry_and_finish<R: Source, W: Sink>(
-    source: R,
-    sink: W,
-    first: Bytes,
-    carried: &AtomicU64,
-) -> Carried<R::Error, W> {
-    let mut sink = sink;
-    if let Err(error) = write(&mut sink, first, carried).await {
-        return Carried { broken: Some(Broken::Write(error)), sink };
-    }
-    let mut ended = carry(source, sink, carried).await;
-    if ended.broken.is_none() {
-        ended.broken = ended.sink.finish().await.err().map(Broken::Write);
-    }
-    ended
-}
-
-async fn carry<R: Source, W: Sink>(mut source: R, mut sink: W, carried: &AtomicU64) -> Carried<R::Error, W> {
-    let broken = pump(&mut source, &mut sink, carried).await.err();
-    Carried { broken, sink }
 }
 
 async fn pump<R: Source, W: Sink>(

@@ -262,7 +262,7 @@ impl TunnelWriter {
         poll_fn(|cx| self.shared.poll_written(cx)).await;
     }
 
-    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+    pub(crate) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
         self.send.poll_reset(cx).map(|reset| match reset {
             Ok(reason) => StreamError::Reset(reason.into()),
             Err(error) => error.into(),

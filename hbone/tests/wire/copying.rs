@@ -130,8 +130,8 @@ async fn a_client_that_ends_first_still_gets_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_open_lasts_for_a_day_in_both_directions() {
-    let day = Duration::from_secs(24 * 3600);
+async fn half_open_lasts_for_hours_in_both_directions() {
+    let long = Duration::from_secs(6 * 3600);
     for client_first in [true, false] {
         let (upstream, mut far, _keep) = tunnel(Settings::default()).await;
         let mut copy = Copy::start(upstream, b"").await;
@@ -141,10 +141,10 @@ async fn half_open_lasts_for_a_day_in_both_directions() {
         };
         ends.end();
         assert_eq!(stays.read_all().await, (Vec::new(), None));
-        tokio::time::sleep(day).await;
+        tokio::time::sleep(long).await;
         stays.push(b"late");
         assert_eq!(ends.read(4).await, b"late");
-        tokio::time::sleep(day).await;
+        tokio::time::sleep(long).await;
         stays.end();
         assert_eq!(ends.read_all().await, (Vec::new(), None));
         assert!(copy.result().await.is_ok());
@@ -363,5 +363,5 @@ async fn a_copy_stays_small() {
     let (upstream, _raw2, _keep2) = tunnel(Settings::default()).await;
     let counters = Counters::default();
     let copy = hbone::copy(downstream, Bytes::new(), upstream, &counters);
-    assert!(size_of_val(&copy) <= 3840, "{}", size_of_val(&copy));
+    assert!(size_of_val(&copy) <= 2304, "{}", size_of_val(&copy));
 }

@@ -8,6 +8,7 @@
 )]
 
 mod copying;
+mod mixing;
 mod pooling;
 mod serving;
 mod streaming;
