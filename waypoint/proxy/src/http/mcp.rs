@@ -129,7 +129,7 @@ fn by_head(
     let lifecycle = head.kind() == HeadKind::OpenStream;
     let asked = Asked::new(cx, parts, target, destination.port, Message::Head(head));
     mcp::sanitize(&mut parts.headers, None);
-    let pick = Pick { pinned: session.as_ref().map(|session| session.session.endpoint.clone()) };
+    let pick = pinned(session.as_ref());
     Ok(Judged { permit, asked: Some(asked), body: log.observed(body), pick, screening, lifecycle, session })
 }
 
@@ -166,7 +166,7 @@ fn by_body(
     let list = exchange.asks_for_list();
     let screening = if list { Screening::Lists(first_id.map(str::to_owned)) } else { Screening::None };
     mcp::sanitize(&mut parts.headers, Some(&exchange));
-    let pick = Pick { pinned: session.as_ref().map(|session| session.session.endpoint.clone()) };
+    let pick = pinned(session.as_ref());
     let body = Body::full(inspected.bytes.clone());
     let asked = Asked::new(cx, parts, target, destination.port, Message::Body(head, inspected));
     Ok(Judged { permit, asked: Some(asked), body, pick, screening, lifecycle: false, session })
@@ -194,6 +194,11 @@ fn enter(
     let session = cx.shared.sessions.open(holder(cx, destination), &shown).ok_or(Refusal::SessionNotFound)?;
     parts.headers.insert(SESSION, session.upstream_id.clone());
     Ok(Some(Entered { shown, session }))
+}
+
+/// Sessions stick to the endpoint that keeps them.
+fn pinned(entered: Option<&Entered>) -> Pick {
+    Pick { pinned: entered.map(|entered| entered.session.endpoint.clone()), ..Pick::default() }
 }
 
 /// Whose sessions these are.

@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod asked;
 pub(crate) mod exchange;
+pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod inspect;
 pub(crate) mod mcp;

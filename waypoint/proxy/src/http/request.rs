@@ -65,8 +65,20 @@ impl From<Refusal> for Refused {
 }
 
 /// Answers one request: with what its destination says, or with a refusal. Every request is recorded once.
-pub(crate) async fn handle(cx: &Arc<StreamContext>, request: Request<Incoming>) -> Response<Body> {
+///
+/// `ambiguous`: its connection sent a head with two lengths. It is answered with 400 and closed (RFC 9112 §6.1).
+pub(crate) async fn handle(
+    cx: &Arc<StreamContext>,
+    request: Request<Incoming>,
+    ambiguous: bool,
+) -> Response<Body> {
     let mut log = ExchangeLog::begin(cx, &request);
+    if ambiguous {
+        let refused = Refused::from(Refusal::BadRequest("two_lengths"));
+        let mut answer = answer::refusal(&refused, false);
+        answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+        return log.refused(&refused.refusal, answer);
+    }
     match forward(cx, request, &mut log).await {
         Ok(response) => log.answered(response),
         Err(refused) => {
@@ -168,9 +180,9 @@ async fn send(
     route.apply(&mut parts).map_err(|_invalid| Refusal::BrokenRoute(Arc::clone(&route.name)))?;
     let request = Request::from_parts(parts, judged.body);
     let (upstreams, mut chosen) = (&cx.shared.upstreams, None);
-    let timeout = route.timeout.or(route.backend_timeout);
+    let pick = Pick { backend_timeout: route.backend_timeout, ..judged.pick };
     let sent = upstreams
-        .send(&judged.permit, &route.cluster, &judged.pick, version, timeout, request, &mut chosen)
+        .send(&judged.permit, &route.cluster, &pick, version, route.timeout, request, &mut chosen)
         .await;
     log.upstream(chosen.as_ref());
     let mut response = sent.map_err(|error| answer::upstream(error, judged.session.is_some()))?;
@@ -181,7 +193,13 @@ async fn send(
     }
     table::change(response.headers_mut(), &route.response_headers);
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade::carry(cx, asks_upgrade.then_some(upgrading).flatten(), response, judged.asked);
+        return upgrade::carry(
+            cx,
+            asks_upgrade.then_some(upgrading).flatten(),
+            response,
+            judged.asked,
+            chosen,
+        );
     }
     let response = screen::apply(response, &judged.screening, judged.asked.as_ref(), log).await?;
     Ok(watched::watch(response, judged.asked, log.deadline(route.timeout)))

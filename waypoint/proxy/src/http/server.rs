@@ -8,6 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 
+use super::framing::Framed;
 use super::request;
 use crate::context::StreamContext;
 use crate::drain::Phase;
@@ -19,9 +20,10 @@ pub(crate) async fn serve<IO: Io>(io: IO, cx: StreamContext) {
     let upgrades = cx.upgrades.clone();
     let mut drain = cx.drain.clone();
     let cx = Arc::new(cx);
+    let (io, ambiguous) = Framed::new(io);
     let service = service_fn(move |incoming| {
-        let cx = Arc::clone(&cx);
-        async move { Ok::<_, Infallible>(request::handle(&cx, incoming).await) }
+        let (cx, ambiguous) = (Arc::clone(&cx), ambiguous.is_set());
+        async move { Ok::<_, Infallible>(request::handle(&cx, incoming, ambiguous).await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);

@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::context::StreamContext;
 use crate::drain::Phase;
 use crate::refusal::Refusal;
+use crate::upstream::Chosen;
 
 /// Joins the two ends once both have switched. The stream's task owns the copy.
 ///
@@ -23,6 +24,7 @@ pub(crate) fn carry(
     client: Option<OnUpgrade>,
     mut response: Response<Body>,
     asked: Option<Asked>,
+    counted: Option<Chosen>,
 ) -> Result<Response<Body>, Refused> {
     let upstream = response.extensions_mut().remove::<OnUpgrade>();
     let (Some(client), Some(upstream)) = (client, upstream) else {
@@ -35,10 +37,8 @@ pub(crate) fn carry(
             None => std::future::pending().await,
         }
     };
-    // The upstream's body keeps its endpoint counted for as long as the copy runs.
-    let counted = std::mem::replace(response.body_mut(), Body::Empty);
     cx.upgrades.spawn(async move {
-        let _counted = counted;
+        let _counted = counted; // For as long as the copy runs.
         tokio::select! {
             () = join(client, upstream) => {}
             () = denied => {}
