@@ -27,7 +27,7 @@ const GRPC_UNAVAILABLE: u16 = 14;
 
 /// The answer to a refused request. It names no policy, address or cause.
 pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
-    let (refusal, status) = (&refused.refusal, refused.refusal.status());
+    let (refusal, status) = (&*refused.refusal, refused.refusal.status());
     match &refused.reply {
         Some(reply) => build(reply.status, reply.content_type, reply.body.clone()),
         None if grpc => grpc_refusal(grpc_status(status), text(refusal)),

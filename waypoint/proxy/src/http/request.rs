@@ -48,19 +48,19 @@ pub(crate) enum Screening {
 
 /// A refusal, in the protocol's own words where it has some.
 pub(crate) struct Refused {
-    pub(crate) refusal: Refusal,
-    pub(crate) reply: Option<Reply>,
+    pub(crate) refusal: Box<Refusal>,
+    pub(crate) reply: Option<Box<Reply>>,
 }
 
 impl Refused {
     pub(crate) fn worded(refusal: Refusal, reply: Reply) -> Self {
-        Self { refusal, reply: Some(reply) }
+        Self { refusal: Box::new(refusal), reply: Some(Box::new(reply)) }
     }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, reply: None }
+        Self { refusal: Box::new(refusal), reply: None }
     }
 }
 
@@ -172,6 +172,7 @@ async fn send(
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, Refused> {
     let version = upstream_version(destination.protocol, parts.version);
+    let ends_session = parts.method == http::Method::DELETE;
     let asks_upgrade = headers::is_websocket(&parts.headers) && version == Version::Http1;
     if judged.screening != Screening::None {
         screen::ask_for_identity(&mut parts.headers);
@@ -188,6 +189,9 @@ async fn send(
     let mut response = sent.map_err(|error| answer::upstream(error, judged.session.is_some()))?;
     answer::clean(&mut response);
     if destination.policy.reads() == Reads::Mcp {
+        if let (true, true, Some(entered)) = (ends_session, response.status().is_success(), &judged.session) {
+            cx.shared.sessions.forget(mcp::holder(cx, destination), &entered.shown);
+        }
         answer::bind_session(cx, destination, chosen.as_ref(), judged.session.as_ref(), &mut response);
         answer::withhold(&response, judged.lifecycle, &judged.screening)?;
     }

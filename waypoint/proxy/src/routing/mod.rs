@@ -2,4 +2,4 @@
 mod host;
 mod matching;
 mod rewrite;
-pub mod table;
+pub(crate) mod table;

@@ -11,7 +11,7 @@ use crate::body::Body;
 
 /// Applies header changes to a response, in their order. Changes that are no valid headers never get here: a rule with one
 /// is [`super::table::Selected::Broken`].
-pub fn change(headers: &mut HeaderMap, changes: &[HeaderChange]) {
+pub(crate) fn change(headers: &mut HeaderMap, changes: &[HeaderChange]) {
     for change in changes {
         // Cannot fail, see above; a response is not withheld for it.
         let _ = change_one(headers, change);
@@ -25,7 +25,7 @@ pub fn change(headers: &mut HeaderMap, changes: &[HeaderChange]) {
 ///
 /// # Errors
 /// When the outcome is no valid URI, or the status none.
-pub fn redirect(
+pub(crate) fn redirect(
     redirect: &Redirect,
     matched: &str,
     authority: &str,

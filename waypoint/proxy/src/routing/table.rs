@@ -12,7 +12,7 @@ use waypoint_model::{
 use super::host::{HostPattern, split_authority};
 use super::matching::{Matcher, Subject};
 use super::rewrite;
-pub use super::rewrite::{change, redirect};
+pub(crate) use super::rewrite::{change, redirect};
 use crate::upstream::Cluster;
 
 /// All routes of one service port, compiled; precedence as the Gateway API says. Without routes everything goes to the

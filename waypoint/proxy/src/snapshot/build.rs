@@ -71,7 +71,7 @@ fn destinations(
     mesh: &MeshConfig,
     service: &Arc<Service>,
     clusters: &mut Clusters<'_>,
-    previous: Option<&Snapshot>,
+    _previous: Option<&Snapshot>,
     generation: u64,
 ) -> HashMap<u16, Arc<Destination>> {
     let policies: Vec<Arc<Policy>> =
