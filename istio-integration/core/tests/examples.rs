@@ -1,5 +1,5 @@
 //! The examples that documentation shows are what they say.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::expect_used)]
 
 use std::path::PathBuf;
 
@@ -52,6 +52,25 @@ fn every_example_has_a_service_with_a_ready_tunnelled_endpoint_that_names_its_id
         assert_eq!(workload.tunnel, TunnelKind::Hbone, "{name}");
         let identity = workload.identity.as_ref().and_then(|id| id.workload()).expect("an identity");
         assert_eq!(identity.service_account, service.name, "{name}");
+    }
+}
+
+#[test]
+fn no_line_that_gets_lost_from_a_policy_opens_its_service() {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/arguments");
+    let dir = tempfile::tempdir().expect("a folder");
+    for file in ["namespaces.yaml", "waypoint.yaml", "github-mcp.yaml"] {
+        std::fs::copy(source.join(file), dir.path().join(file)).expect("copied");
+    }
+    let text = std::fs::read_to_string(source.join("policy.yaml")).expect("read");
+    let lines: Vec<&str> = text.lines().collect();
+    for lost in (0..lines.len()).filter(|index| !lines[*index].starts_with('#')) {
+        let kept = lines.iter().enumerate().filter(|(index, _)| *index != lost);
+        let kept: Vec<&str> = kept.map(|(_, line)| *line).collect();
+        std::fs::write(dir.path().join("policy.yaml"), kept.join("\n")).expect("written");
+        let loaded = load(dir.path(), &Options::default()).expect("the folder is there");
+        let service = loaded.mesh.services.values().next().expect("a service");
+        assert!(!service.policies.is_empty(), "without line {lost} ({}): {:?}", lines[lost], loaded.findings);
     }
 }
 

@@ -178,6 +178,13 @@ pub(super) fn targets(body: &Value, namespace: &str, remarks: &mut Remarks) -> T
     let Some(TargetBody { spec }) = decode::<TargetBody>(body, TARGETS_UNREAD, remarks) else {
         return Targets::Unreadable;
     };
+    // The API server would refuse a null; that it targets nothing is the last thing its author meant.
+    if ["/spec/targetRef", "/spec/targetRefs"]
+        .into_iter()
+        .any(|at| body.pointer(at).is_some_and(Value::is_null))
+    {
+        return Targets::Unreadable;
+    }
     let given = spec.target_ref.is_some() || spec.target_refs.is_some();
     if given && spec.selector.is_some() {
         remarks.error("spec.selector", "cannot stand beside targetRefs: remove one of them");

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use waypoint_model::{Backend, BackendTarget, Map, Rewrite, Route, RouteAction, RouteKey, RouteRule};
+use waypoint_model::{
+    Backend, BackendTarget, Map, Protocol, Rewrite, Route, RouteAction, RouteKey, RouteRule,
+};
 
 use super::document::{Kind, Origin, ResourceKey};
 use super::finding::{Finding, Severity};
@@ -55,33 +57,27 @@ impl<'a> Routing<'a> {
         routes.sort_by_key(|(key, _, doc)| (doc.created.is_none(), &doc.created, *key));
         let mut routed = Routed::default();
         for (key, origin, doc) in routes {
-            let mut remark = |field: &str, message: String| {
-                findings.push(key.finding(origin, Severity::Error, field, message));
-            };
-            self.route(key, origin, doc, &mut routed, &mut remark);
+            self.route(doc, &mut routed, &mut About { route: key, origin, findings });
         }
         routed
     }
 
-    fn route(
-        &self,
-        key: &ResourceKey,
-        _: &Origin,
-        doc: &RouteDoc,
-        routed: &mut Routed,
-        remark: &mut dyn FnMut(&str, String),
-    ) {
+    fn route(&self, doc: &RouteDoc, routed: &mut Routed, about: &mut About<'_>) {
+        let key = about.route;
         let mut attached = BTreeSet::new();
         for parent in &doc.parents {
             match self.attached(parent, &key.namespace) {
-                Ok(port) => drop(attached.insert((port, &parent.service))),
-                Err(message) => remark(&parent.field, message),
+                Ok(port) => {
+                    self.warn_of_opaque(parent, port, about);
+                    attached.insert((port, &parent.service));
+                }
+                Err(message) => about.say(Severity::Error, &parent.field, message),
             }
         }
         if attached.is_empty() {
             return;
         }
-        let rules: Vec<RouteRule> = doc.rules.iter().map(|rule| self.rule(rule, key, remark)).collect();
+        let rules: Vec<RouteRule> = doc.rules.iter().map(|rule| self.rule(rule, about)).collect();
         let ports: BTreeSet<Option<u16>> = attached.iter().map(|(port, _)| *port).collect();
         for (port, service) in attached {
             let route = RouteKey::new(&key.namespace, &route_name(&key.name, port, ports.len()));
@@ -114,11 +110,21 @@ impl<'a> Routing<'a> {
         named.map(|(number, _)| Some(*number)).ok_or_else(|| format!("{name} has no port named {section}"))
     }
 
-    fn rule(&self, doc: &RuleDoc, route: &ResourceKey, remark: &mut dyn FnMut(&str, String)) -> RouteRule {
+    /// Nothing is routed where nothing is read.
+    fn warn_of_opaque(&self, parent: &Parent, port: Option<u16>, about: &mut About<'_>) {
+        let ports = self.services.get(&parent.service).into_iter().flat_map(|service| &service.ports);
+        let mut ports = ports.filter(|(number, _)| port.is_none_or(|port| port == **number));
+        if ports.all(|(_, doc)| matches!(doc.port.protocol, Protocol::Tcp | Protocol::Tls)) {
+            let message = "has no effect: the port carries opaque bytes, not HTTP";
+            about.say(Severity::Warning, &parent.field, message.to_owned());
+        }
+    }
+
+    fn rule(&self, doc: &RuleDoc, about: &mut About<'_>) -> RouteRule {
         let action = match &doc.action {
             ActionDoc::Redirect(redirect) => RouteAction::Redirect(redirect.clone()),
             ActionDoc::Forward { backends, rewrite } => RouteAction::Forward {
-                backends: backends.iter().map(|backend| self.backend(backend, route, remark)).collect(),
+                backends: backends.iter().map(|backend| self.backend(backend, about)).collect(),
                 rewrite: rewrite.clone(),
             },
             ActionDoc::Refuse(why) => RouteAction::Forward {
@@ -141,14 +147,13 @@ impl<'a> Routing<'a> {
         }
     }
 
-    fn backend(
-        &self,
-        doc: &BackendDoc,
-        route: &ResourceKey,
-        remark: &mut dyn FnMut(&str, String),
-    ) -> Backend {
-        let target = self.target(doc, &route.namespace).unwrap_or_else(|message| {
-            remark(&doc.field, format!("{message}; its share of requests is answered with 500"));
+    fn backend(&self, doc: &BackendDoc, about: &mut About<'_>) -> Backend {
+        let target = self.target(doc, &about.route.namespace).unwrap_or_else(|message| {
+            about.say(
+                Severity::Error,
+                &doc.field,
+                format!("{message}; its share of requests is answered with 500"),
+            );
             BackendTarget::Missing(message)
         });
         Backend { target, weight: doc.weight, request_headers: doc.request_headers.clone() }
@@ -170,6 +175,19 @@ impl<'a> Routing<'a> {
             return Err(format!("Service {to}/{name} has no port {port}"));
         }
         Ok(BackendTarget::Service(service.key.clone(), port))
+    }
+}
+
+/// The route that findings are about.
+struct About<'a> {
+    route: &'a ResourceKey,
+    origin: &'a Origin,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl About<'_> {
+    fn say(&mut self, severity: Severity, field: &str, message: String) {
+        self.findings.push(self.route.finding(self.origin, severity, field, message));
     }
 }
 

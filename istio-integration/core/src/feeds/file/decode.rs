@@ -5,6 +5,7 @@ use serde_ignored::Path;
 use serde_json::Value;
 
 use super::finding::{Remarks, Severity};
+use super::strict::Strict;
 
 /// How fields that a struct does not have are taken.
 #[derive(Clone, Copy)]
@@ -20,7 +21,7 @@ pub(super) struct Unread {
 pub(super) fn decode<T: DeserializeOwned>(body: &Value, unread: Unread, remarks: &mut Remarks) -> Option<T> {
     let mut ignored = Vec::new();
     let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(body, &mut track);
+    let tracked = serde_path_to_error::Deserializer::new(Strict(body), &mut track);
     let decoded = serde_ignored::deserialize(tracked, |path| ignored.push(field_path(&path)));
     for path in ignored {
         report(path, unread, remarks);

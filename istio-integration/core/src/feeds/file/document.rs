@@ -116,6 +116,14 @@ impl Kind {
     }
 }
 
+/// A typing error in group or kind must not make a policy vanish; the API server would refuse it.
+fn may_be_policy(group: &str, kind: &str) -> bool {
+    let listed = UNREAD_KINDS.iter().any(|(g, k, ..)| *g == group && *k == kind);
+    let policy = |known: Kind| matches!(known, Kind::AuthorizationPolicy | Kind::RequestAuthentication);
+    let named = KINDS.iter().any(|(.., name, known)| *name == kind && policy(*known));
+    !listed && (group == "security.istio.io" || named)
+}
+
 fn unread_kind(group: &str, kind: &str) -> (Severity, String) {
     let row = UNREAD_KINDS.iter().find(|(g, k, ..)| *g == group && *k == kind);
     match row {
@@ -251,6 +259,10 @@ impl Contents {
         let mut metadata = fields.remove("metadata").unwrap_or_default();
         strip_nulls(&mut metadata);
         let Some(kind) = Kind::of(group, kind_name) else {
+            if may_be_policy(group, kind_name) {
+                let message = format!("{api_version} is not known: is it a policy of security.istio.io/v1?");
+                return self.unreadable(origin, kind_name, message);
+            }
             let (severity, message) = unread_kind(group, kind_name);
             let name = written_name(&metadata);
             return self.findings.push(loose_finding(origin, severity, kind_name, &name, message));
@@ -404,6 +416,14 @@ mod tests {
             ("a: 1\na: 2\n", "duplicate"),
             ("- 1\n", "not a Kubernetes object"),
             ("kind: Service\n", "no `apiVersion` and `kind`"),
+            (
+                "apiVersion: security.istio.io/v1\nkind: AuthorizatonPolicy\nmetadata: {name: a}\n",
+                "is it a policy",
+            ),
+            (
+                "apiVersion: secutiry.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n",
+                "is it a policy",
+            ),
             ("apiVersion: v1\nkind: Service\nmetadata: {namespace: a}\n", "metadata.name is missing"),
         ];
         for (text, want) in rows {
@@ -412,6 +432,14 @@ mod tests {
             let message = contents.findings[0].to_string();
             assert!(message.contains(want), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn json_is_read_too() {
+        let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Namespace\",\n\t\"metadata\": {\"name\": \"a\\u0062\"}\n}\n";
+        let contents = read(text);
+        assert_eq!(contents.findings, []);
+        assert_eq!(contents.documents[0].key.name, "ab");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) struct Directory<'a> {
     namespaces: &'a BTreeMap<&'a str, &'a NamespaceDoc>,
     nodes: BTreeMap<&'a str, &'a NodeDoc>,
     documents: BTreeMap<&'a ResourceKey, &'a WorkloadDoc>,
+    by_namespace: BTreeMap<&'a str, Vec<&'a WorkloadDoc>>,
     by_address: BTreeMap<IpAddr, &'a WorkloadDoc>,
     slices: BTreeMap<(&'a str, &'a str), Vec<(&'a str, &'a SliceDoc)>>,
     workloads: Map<WorkloadUid, Workload>,
@@ -39,6 +40,7 @@ impl<'a> Directory<'a> {
             namespaces,
             nodes: BTreeMap::new(),
             documents: BTreeMap::new(),
+            by_namespace: BTreeMap::new(),
             by_address: BTreeMap::new(),
             slices: BTreeMap::new(),
             workloads: Map::new(),
@@ -63,6 +65,7 @@ impl<'a> Directory<'a> {
 
     fn index(&mut self, key: &'a ResourceKey, doc: &'a WorkloadDoc) {
         self.documents.insert(key, doc);
+        self.by_namespace.entry(&key.namespace).or_default().push(doc);
         for address in &doc.workload.addresses {
             self.by_address.entry(*address).or_insert(doc);
         }
@@ -109,8 +112,8 @@ impl<'a> Directory<'a> {
         namespace: &str,
         selector: &BTreeMap<String, String>,
     ) -> Vec<Endpoint> {
-        let documents = self.documents.values();
-        let here = documents.filter(|doc| doc.workload.namespace == namespace && doc.is_selected(selector));
+        let here =
+            self.by_namespace.get(namespace).into_iter().flatten().filter(|doc| doc.is_selected(selector));
         here.map(|doc| endpoint(service, doc)).collect()
     }
 

@@ -462,6 +462,15 @@ status: {podIP: 10.244.0.1}
     }
 
     #[test]
+    fn a_route_on_an_opaque_port_is_warned_of() {
+        let rule = "{backendRefs: [{name: web, port: 80}]}";
+        for (parent, warned) in [("name: web", 0), ("name: web, port: 80", 0), ("name: web, port: 81", 1)] {
+            let loaded = load(&all(&[SERVICE, POD, &route("r", "", parent, rule)]));
+            assert_eq!(findings(&loaded, Severity::Warning).len(), warned, "{parent} {:?}", loaded.findings);
+        }
+    }
+
+    #[test]
     fn a_grant_opens_a_namespace_to_routes() {
         let far = SERVICE.replace("namespace: a", "namespace: b").replace("10.96.0.1", "10.96.0.3");
         let to_far = route(

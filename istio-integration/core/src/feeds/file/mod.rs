@@ -34,6 +34,7 @@ mod resource;
 mod scan;
 mod service;
 mod service_entry;
+mod strict;
 mod trust_domain;
 mod watch;
 mod workload;
