@@ -333,7 +333,15 @@ fn batches_are_read_where_they_are_defined_and_nowhere_else() {
 fn heads_that_hide_a_body_are_refused() {
     let json = ("content-type", "application/json");
     for (row, method, uri, headers, refused) in [
-        ("plain", "POST", "/mcp", &[json][..], None),
+        ("one origin", "POST", "/mcp", &[json, ("origin", "http://a")][..], None),
+        (
+            "two origins",
+            "POST",
+            "/mcp",
+            &[json, ("origin", "http://a"), ("origin", "http://b")],
+            Some(("repeated_origin", 403)),
+        ),
+        ("plain", "POST", "/mcp", &[json], None),
         ("H-1 case", "POST", "/mcp", &[("content-type", "Application/JSON")], None),
         ("H-2 text", "POST", "/mcp", &[("content-type", "text/plain")], Some(("content_type", 415))),
         (

@@ -97,8 +97,8 @@ pub(crate) fn quote(text: &str) -> String {
 /// Whether a reader that ignores case would take `key` for `known`: simple Unicode folding, in which U+017F is an `s`
 /// and U+212A a `k` (Go's `encoding/json`; CVE-2026-27896).
 pub(crate) fn folds_to(key: &str, known: &str) -> bool {
-    // A folded character is one to three bytes, so most keys are told apart by length alone.
-    if key.len() < known.len() || key.len() > known.len() * 3 {
+    // Characters that fold together are one to three bytes apart in length, so most keys are told apart by it.
+    if key.len() > known.len() * 3 || known.len() > key.len() * 3 {
         return false;
     }
     key.chars().map(fold).eq(known.chars().map(fold))
@@ -109,20 +109,19 @@ pub(crate) fn is_twin(key: &str, known: &str) -> bool {
     key != known && folds_to(key, known)
 }
 
+/// Up and down again, so that characters which share only their upper case meet (U+017F and `s`, `ς` and `σ`).
+/// Mappings to several characters are no simple folding.
 fn fold(character: char) -> char {
-    match character {
-        '\u{17F}' => 's',
-        '\u{212A}' => 'k',
-        c if c.is_ascii() => c.to_ascii_lowercase(),
-        c => {
-            // One-to-one lower case only; anything longer is no simple folding.
-            let mut lower = c.to_lowercase();
-            match (lower.next(), lower.next()) {
-                (Some(single), None) => single,
-                _ => c,
-            }
-        }
+    if character.is_ascii() {
+        return character.to_ascii_lowercase();
     }
+    let upper = only(character.to_uppercase()).unwrap_or(character);
+    only(upper.to_lowercase()).unwrap_or(upper)
+}
+
+fn only(mut characters: impl Iterator<Item = char>) -> Option<char> {
+    let first = characters.next()?;
+    if characters.next().is_some() { None } else { Some(first) }
 }
 
 #[cfg(test)]
@@ -157,6 +156,9 @@ mod tests {
             ("names", "name", false),
             ("nam\u{e9}", "name", false),
             ("ÉCLAIR", "éclair", true),
+            ("\u{3c2}", "\u{3c3}", true),
+            ("s", "\u{17F}", true),
+            ("SS", "ß", false),
         ] {
             assert_eq!(is_twin(key, known), twin, "{key} {known}");
         }

@@ -26,6 +26,7 @@ pub struct Head {
     pub(super) method: Option<HeaderValue>,
     pub(super) name: Option<HeaderValue>,
     last_event_id: Option<HeaderValue>,
+    origin: Option<HeaderValue>,
 }
 
 /// What sort of request a head begins.
@@ -61,6 +62,7 @@ impl Head {
             method: mcp_header(headers, METHOD)?,
             name: mcp_header(headers, NAME)?,
             last_event_id: mcp_header(headers, LAST_EVENT_ID)?,
+            origin: origin(headers)?,
         };
         head.check_session()?;
         check_parameters(headers)?;
@@ -90,6 +92,11 @@ impl Head {
     /// The `Last-Event-ID` header: the stream is to be resumed. Never without a session.
     pub fn last_event_id(&self) -> Option<&str> {
         text(self.last_event_id.as_ref())
+    }
+
+    /// The `Origin` header: a browser sent the request. Which origins may is the caller's to say.
+    pub fn origin(&self) -> Option<&HeaderValue> {
+        self.origin.as_ref()
     }
 
     /// Facts that the head gives. Of a message all but the session is still to be read; a GET or DELETE names
@@ -221,6 +228,11 @@ fn check_bodiless(headers: &HeaderMap) -> Result<(), Malformed> {
         return Err(Malformed::invalid("body_not_allowed"));
     }
     Ok(())
+}
+
+fn origin(headers: &HeaderMap) -> Result<Option<HeaderValue>, Malformed> {
+    let refused = |_| Malformed::new("repeated_origin", StatusCode::FORBIDDEN, -32600);
+    Ok(single(headers, header::ORIGIN).map_err(refused)?.cloned())
 }
 
 /// A header of MCP: once, in ASCII.
