@@ -1,2 +1,86 @@
-//! Placeholder.
-fn main() {}
+//! The project's own commands: `cargo xtask test` is what CI runs and what a developer runs.
+//!
+//! `test` goes through named steps in order, shows each runner's own output, and ends with a line that counts the
+//! steps. Whatever a step needs and can be installed, the step `setup` installs.
+
+mod arrows;
+mod cargo;
+mod deny;
+mod fuzz;
+mod paths;
+mod schema;
+mod setup;
+mod shell;
+mod steps;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand};
+use paths::Paths;
+use std::time::Duration;
+
+/// Commands of the project.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs all checks and tests, or some of them by name.
+    Test {
+        /// Only this step; may be given several times.
+        #[arg(long, value_name = "STEP")]
+        only: Vec<String>,
+        /// All steps but this one; may be given several times.
+        #[arg(long, value_name = "STEP")]
+        without: Vec<String>,
+        /// How long each fuzz target runs.
+        #[arg(long, value_name = "SECONDS", default_value = "10")]
+        fuzz_seconds: u64,
+        /// Only tells the names of the steps.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Installs what the tests need besides Rust: Python environments, Node packages, tools.
+    Setup,
+    /// Checks which crate knows which.
+    Arrows,
+    /// Runs the fuzz targets, or one of them.
+    Fuzz {
+        /// The target.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value = "60")]
+        seconds: u64,
+    },
+    /// Compares the JSON Schema of the settings file with the committed one.
+    Schema {
+        /// Writes the committed one anew instead.
+        #[arg(long)]
+        write: bool,
+    },
+}
+
+fn main() -> Result<()> {
+    let paths = Paths::find()?;
+    match Arguments::parse().command {
+        Command::Test { only, without, fuzz_seconds, list } => {
+            let steps = steps::all(Duration::from_secs(fuzz_seconds));
+            if list {
+                steps.iter().for_each(|step| println!("{:8} {}", step.name, step.about));
+                return Ok(());
+            }
+            let failed = steps::run(&paths, &steps::select(steps, &only, &without)?);
+            ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+            Ok(())
+        }
+        Command::Setup => setup::all(&paths),
+        Command::Arrows => arrows::check(&paths),
+        Command::Fuzz { target, seconds } => {
+            fuzz::run(&paths, target.as_deref(), Duration::from_secs(seconds))
+        }
+        Command::Schema { write } => schema::check(&paths, write),
+    }
+}

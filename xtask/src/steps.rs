@@ -1,0 +1,112 @@
+//! The steps of `cargo xtask test`, their order and their count.
+
+use crate::paths::Paths;
+use crate::{arrows, cargo, deny, fuzz, schema, setup};
+use anyhow::{Result, bail};
+use std::time::{Duration, Instant};
+
+/// What became of a step that did not fail.
+pub(crate) enum Done {
+    /// It held.
+    Passed,
+    /// It could not be run here, for this reason.
+    Skipped(String),
+}
+
+type Run = Box<dyn Fn(&Paths) -> Result<Done>>;
+
+/// A named step.
+pub(crate) struct Step {
+    /// What `--only` and `--without` call it.
+    pub name: &'static str,
+    /// One line on what it shows.
+    pub about: &'static str,
+    run: Run,
+}
+
+/// All steps in order: cheap ones first, so that a small mistake shows early.
+pub(crate) fn all(fuzz_time: Duration) -> Vec<Step> {
+    vec![
+        step("fmt", "formatting", cargo::fmt),
+        step("arrows", "which crate knows which", arrows::check),
+        step("setup", "Python environments, Node packages and tools", setup::all),
+        step("clippy", "lints", cargo::clippy),
+        step("doc", "documentation without warnings", cargo::doc),
+        step("build", "the shipped binary", cargo::build),
+        step("schema", "JSON Schema of the settings file", |paths| schema::check(paths, false)),
+        step("test", "unit, property and wire tests", cargo::test),
+        step("deny", "licences, bans and sources of dependencies", deny::check),
+        Step { name: "advisories", about: "known faults of dependencies", run: Box::new(deny::advisories) },
+        step("fuzz", "every fuzz target for a short while", move |paths| fuzz::run(paths, None, fuzz_time)),
+    ]
+}
+
+fn step(name: &'static str, about: &'static str, run: impl Fn(&Paths) -> Result<()> + 'static) -> Step {
+    Step { name, about, run: Box::new(move |paths| run(paths).map(|()| Done::Passed)) }
+}
+
+/// Those steps that were asked for.
+///
+/// # Errors
+/// When a name is none of a step: a misspelt one must not look like a pass.
+pub(crate) fn select(steps: Vec<Step>, only: &[String], without: &[String]) -> Result<Vec<Step>> {
+    if let Some(unknown) =
+        only.iter().chain(without).find(|name| !steps.iter().any(|step| step.name == **name))
+    {
+        bail!("no step is called {unknown}; `cargo xtask test --list` names them");
+    }
+    let named = |names: &[String], step: &Step| names.iter().any(|name| name == step.name);
+    let wanted = |step: &Step| (only.is_empty() || named(only, step)) && !named(without, step);
+    Ok(steps.into_iter().filter(wanted).collect())
+}
+
+/// Runs the steps, all of them whatever fails, and returns the names of those that failed.
+pub(crate) fn run(paths: &Paths, steps: &[Step]) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    let mut told = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        println!("\n=== {} ({} of {}): {}", step.name, index + 1, steps.len(), step.about);
+        let started = Instant::now();
+        let word = match (step.run)(paths) {
+            Ok(Done::Passed) => "passed".to_owned(),
+            Ok(Done::Skipped(reason)) => format!("skipped: {reason}"),
+            Err(error) => {
+                failed.push(step.name);
+                format!("FAILED: {error:#}")
+            }
+        };
+        let line = format!("{:10} {:5.1} s  {word}", step.name, started.elapsed().as_secs_f64());
+        println!("=== {line}");
+        told.push(line);
+    }
+    println!("\n{}", told.join("\n"));
+    let skipped = told.iter().filter(|line| line.contains("s  skipped: ")).count();
+    println!("{} passed, {} failed, {skipped} skipped", steps.len() - failed.len() - skipped, failed.len());
+    failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(only: &[&str], without: &[&str]) -> Result<Vec<&'static str>> {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let steps = select(all(Duration::ZERO), &owned(only), &owned(without))?;
+        Ok(steps.iter().map(|step| step.name).collect())
+    }
+
+    #[test]
+    fn steps_are_selected_by_name() {
+        assert_eq!(names(&["doc", "fmt"], &[]).unwrap(), ["fmt", "doc"]);
+        assert!(!names(&[], &["fuzz"]).unwrap().contains(&"fuzz"));
+        assert!(names(&["tset"], &[]).is_err());
+    }
+
+    #[test]
+    fn a_failed_step_is_named_and_does_not_end_the_run() {
+        let fails = step("fails", "", |_| bail!("it does"));
+        let skips = Step { name: "skips", about: "", run: Box::new(|_| Ok(Done::Skipped("why not".into()))) };
+        let paths = Paths { root: ".".into(), target: ".".into() };
+        assert_eq!(run(&paths, &[fails, skips, step("holds", "", |_| Ok(()))]), ["fails"]);
+    }
+}
