@@ -39,7 +39,7 @@ pub(crate) fn run(paths: &Paths, only: Option<&str>, time: Duration) -> Result<(
         let limit = format!("-max_total_time={}", time.as_secs());
         let findings = format!("-artifact_prefix={}/{name}-", folder.display());
         let program = folder.join(&triple).join("release").join(name);
-        let args = [SLOWEST_INPUT, MOST_MEMORY, &limit, &findings, "-print_final_stats=1", "-verbosity=1"];
+        let args = [SLOWEST_INPUT, MOST_MEMORY, &limit, &findings, "-print_final_stats=1", "-verbosity=0"];
         let seeds = paths.root.join("fuzz/seeds").join(name);
         let mut fuzzer = Shell::new(&paths.root, program, &args).arg(&corpus);
         if seeds.is_dir() {
