@@ -185,3 +185,102 @@ fn stand_in(name: &str) -> Policy {
         unusable: Some(format!("{name} was never readable and may be a policy")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feeds::file::testing::{POD, SERVICE, all, findings, gateway, load, policy, web};
+
+    #[test]
+    fn policies_attach_to_what_they_target() {
+        let other = SERVICE.replace("web", "other").replace("10.96.0.1", "10.96.0.2");
+        let unbound =
+            other.replace("other", "unbound").replace("use-waypoint: wp", "x: wp").replace("0.2", "0.3");
+        let wp = gateway("a", "wp");
+        let group = "group: gateway.networking.k8s.io";
+        let rows: [(&str, String, &[&str], Option<Severity>); 9] = [
+            ("a", "{kind: Service, name: web}".to_owned(), &["web"], None),
+            ("a", "{kind: Service, name: none}".to_owned(), &[], Some(Severity::Warning)),
+            ("a", "{kind: Service, name: unbound}".to_owned(), &[], Some(Severity::Warning)),
+            ("b", "{kind: Service, name: web}".to_owned(), &[], Some(Severity::Warning)),
+            ("a", format!("{{{group}, kind: Gateway, name: wp}}"), &["other", "web"], None),
+            ("a", format!("{{{group}, kind: Gateway, name: two}}"), &[], Some(Severity::Note)),
+            (
+                "istio-system",
+                format!("{{{group}, kind: GatewayClass, name: istio-waypoint}}"),
+                &["other", "web"],
+                None,
+            ),
+            ("istio-system", format!("{{{group}, kind: GatewayClass, name: x}}"), &[], Some(Severity::Note)),
+            (
+                "a",
+                format!("{{{group}, kind: GatewayClass, name: istio-waypoint}}"),
+                &[],
+                Some(Severity::Error),
+            ),
+        ];
+        for (namespace, target, want, severity) in rows {
+            let loaded = load(&all(&[SERVICE, &other, &unbound, POD, &wp, &policy(namespace, &target)]));
+            let services = loaded.mesh.services.values().filter(|service| !service.policies.is_empty());
+            let got: Vec<_> = services.map(|service| service.name.as_str()).collect();
+            assert_eq!(got, want, "{target}");
+            let about = loaded.findings.iter().find(|finding| finding.kind == "AuthorizationPolicy");
+            assert_eq!(about.map(|finding| finding.severity), severity, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_judged_denies_its_targets() {
+        let other = SERVICE.replace("web", "other").replace("10.96.0.1", "10.96.0.2");
+        let far = SERVICE.replace("namespace: a", "namespace: b").replace("10.96.0.1", "10.96.0.3");
+        let to_web = "targetRefs: [{kind: Service, name: web}]";
+        let gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: wp}";
+        let rows: [(&str, String, &[&str]); 7] = [
+            ("a", format!("{to_web}, action: CUSTOM"), &["a/web"]),
+            ("a", format!("{to_web}, rules: [{{from: [{{source: {{ipBlocks: [x]}}}}]}}]"), &["a/web"]),
+            ("a", format!("{to_web}, rules: [{{from: [{{source: {{principal: [x]}}}}]}}]"), &["a/web"]),
+            ("a", format!("{to_web}, rules: [{{from: }}]"), &["a/web"]),
+            ("a", "targetRefs: [{kind: Servce, name: web}]".to_owned(), &["a/other", "a/web"]),
+            ("istio-system", "targetRefs: 1".to_owned(), &["a/other", "a/web", "b/web"]),
+            ("a", format!("targetRefs: [{gateway}]"), &["a/other", "a/web"]),
+        ];
+        for (namespace, spec, want) in rows {
+            let policy = format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+            );
+            let loaded = load(&all(&[SERVICE, &other, &far, POD, &policy]));
+            let key = PolicyKey::new(namespace, "p");
+            let services = loaded.mesh.services.values().filter(|service| service.policies == [key.clone()]);
+            let got: Vec<_> =
+                services.map(|service| format!("{}/{}", service.key.namespace, service.name)).collect();
+            assert_eq!(got, want, "{spec}");
+            assert!(loaded.mesh.policies[&key].unusable.is_some(), "{spec}");
+            assert!(!findings(&loaded, Severity::Error).is_empty(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn request_authentication_denies_where_it_is_asked_for() {
+        let jwt = |spec: &str| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: j, namespace: a}}\nspec: {{{spec}}}\n"
+            )
+        };
+        let loaded =
+            load(&all(&[SERVICE, POD, &jwt("targetRefs: [{kind: Service, name: web}], jwtRules: []")]));
+        assert_eq!(web(&loaded).policies, [PolicyKey::new("a", "RequestAuthentication/j")]);
+        let loaded = load(&all(&[SERVICE, POD, &jwt("jwtRules: []")]));
+        assert_eq!(web(&loaded).policies, []);
+        assert_eq!(findings(&loaded, Severity::Error), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_broken_dry_run_denies_nothing() {
+        let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                      metadata: {name: p, namespace: a, annotations: {istio.io/dry-run: 'true'}}\n\
+                      spec: {targetRefs: [{kind: Service, name: web}], action: CUSTOM}\n";
+        let loaded = load(&all(&[SERVICE, POD, policy]));
+        assert_eq!(web(&loaded).policies, []);
+        assert_eq!(findings(&loaded, Severity::Error).len(), 1);
+    }
+}

@@ -198,3 +198,125 @@ fn route_name(name: &str, port: Option<u16>, ports: usize) -> String {
         _ => name.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feeds::file::Loaded;
+    use crate::feeds::file::testing::{POD, SERVICE, all, findings, load, web};
+
+    fn route(name: &str, created: &str, parent: &str, rule: &str) -> String {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: a{created}}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, {parent}}}], rules: [{rule}]}}\n"
+        )
+    }
+
+    fn first_backend(loaded: &Loaded, name: &str) -> BackendTarget {
+        let route = loaded.mesh.routes.values().find(|route| &*route.key.name == name).unwrap();
+        match &route.rules[0].action {
+            RouteAction::Forward { backends, .. } => backends[0].target.clone(),
+            RouteAction::Redirect(_) => panic!("forwards"),
+        }
+    }
+
+    #[test]
+    fn routes_are_tried_by_age_then_name() {
+        let rule = "{backendRefs: [{name: web, port: 80}]}";
+        let made = |time: &str| format!(", creationTimestamp: '{time}'");
+        let documents = [
+            route("by-hand-b", "", "name: web", rule),
+            route("by-hand-a", "", "name: web", rule),
+            route("younger", &made("2026-02-01T00:00:00Z"), "name: web", rule),
+            route("older", &made("2026-01-01T00:00:00Z"), "name: web, port: 80", rule),
+        ];
+        let mut all_documents = vec![SERVICE, POD];
+        all_documents.extend(documents.iter().map(String::as_str));
+        let loaded = load(&all(&all_documents));
+        let names: Vec<_> = web(&loaded).routes.iter().map(|key| key.name.to_string()).collect();
+        assert_eq!(names, ["older", "younger", "by-hand-a", "by-hand-b"]);
+        let target = BackendTarget::Service(web(&loaded).key.clone(), 80);
+        assert_eq!(first_backend(&loaded, "older"), target);
+        assert_eq!(loaded.mesh.routes.values().filter(|route| route.port == Some(80)).count(), 1);
+    }
+
+    #[test]
+    fn parents_and_backends_that_lead_nowhere_are_named() {
+        let good = "{backendRefs: [{name: web, port: 80}]}";
+        let rows = [
+            ("name: none", good, "spec.parentRefs[0]", false),
+            ("name: web, port: 99", good, "spec.parentRefs[0]", false),
+            ("name: web, sectionName: none", good, "spec.parentRefs[0]", false),
+            ("name: web, namespace: b", good, "spec.parentRefs[0]", false),
+            ("name: web", "{backendRefs: [{name: none, port: 80}]}", "spec.rules[0].backendRefs[0]", true),
+            ("name: web", "{backendRefs: [{name: web}]}", "spec.rules[0].backendRefs[0]", true),
+            ("name: web", "{backendRefs: [{name: web, port: 99}]}", "spec.rules[0].backendRefs[0]", true),
+            (
+                "name: web",
+                "{backendRefs: [{name: web, namespace: b, port: 80}]}",
+                "spec.rules[0].backendRefs[0]",
+                true,
+            ),
+        ];
+        for (parent, rule, field, attached) in rows {
+            let loaded = load(&all(&[SERVICE, POD, &route("r", "", parent, rule)]));
+            let errors: Vec<_> = loaded.findings.iter().filter(|f| f.severity == Severity::Error).collect();
+            assert_eq!(
+                errors.iter().filter_map(|f| f.field.as_deref()).collect::<Vec<_>>(),
+                [field],
+                "{parent} {rule}"
+            );
+            assert_eq!(!web(&loaded).routes.is_empty(), attached, "{parent} {rule}");
+            if attached {
+                assert!(matches!(first_backend(&loaded, "r"), BackendTarget::Missing(_)), "{rule}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_on_an_opaque_port_is_warned_of() {
+        let rule = "{backendRefs: [{name: web, port: 80}]}";
+        for (parent, warned) in [("name: web", 0), ("name: web, port: 80", 0), ("name: web, port: 81", 1)] {
+            let loaded = load(&all(&[SERVICE, POD, &route("r", "", parent, rule)]));
+            assert_eq!(findings(&loaded, Severity::Warning).len(), warned, "{parent} {:?}", loaded.findings);
+        }
+    }
+
+    #[test]
+    fn a_grant_opens_a_namespace_to_routes() {
+        let far = SERVICE.replace("namespace: a", "namespace: b").replace("10.96.0.1", "10.96.0.3");
+        let to_far = route(
+            "r",
+            "",
+            "name: web, sectionName: http",
+            "{backendRefs: [{name: web, namespace: b, port: 80}]}",
+        );
+        let grant = |namespace: &str, name: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: b}}\n\
+                 spec: {{from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: {namespace}}}], to: [{{group: '', kind: Service{name}}}]}}\n"
+            )
+        };
+        let rows = [
+            (grant("a", ""), true),
+            (grant("a", ", name: web"), true),
+            (grant("a", ", name: other"), false),
+            (grant("c", ""), false),
+        ];
+        for (grant, want) in rows {
+            let loaded = load(&all(&[SERVICE, &far, POD, &to_far, &grant]));
+            let got = matches!(first_backend(&loaded, "r"), BackendTarget::Service(..));
+            assert_eq!(got, want, "{grant}");
+            assert_eq!(loaded.mesh.routes.values().next().unwrap().port, Some(80));
+        }
+    }
+
+    #[test]
+    fn a_route_that_never_was_valid_refuses() {
+        let bad = route("r", "", "name: web", "{filters: [{type: ExtensionRef}]}");
+        let loaded = load(&all(&[SERVICE, POD, &bad]));
+        let BackendTarget::Missing(why) = first_backend(&loaded, "r") else { panic!("refuses") };
+        assert!(why.contains("ExtensionRef is not supported"), "{why}");
+        assert_eq!(web(&loaded).routes.len(), 1);
+    }
+}

@@ -56,8 +56,8 @@ impl<'a> Directory<'a> {
                 _ => {}
             }
         }
-        let all: Vec<&WorkloadDoc> = directory.documents.values().copied().collect();
-        for doc in all {
+        let placed = directory.documents.values().copied().filter(|doc| doc.is_placed());
+        for doc in placed.collect::<Vec<_>>() {
             directory.admit(doc);
         }
         directory
@@ -112,8 +112,12 @@ impl<'a> Directory<'a> {
         namespace: &str,
         selector: &BTreeMap<String, String>,
     ) -> Vec<Endpoint> {
-        let here =
-            self.by_namespace.get(namespace).into_iter().flatten().filter(|doc| doc.is_selected(selector));
+        let here = self
+            .by_namespace
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .filter(|doc| doc.is_placed() && doc.is_selected(selector));
         here.map(|doc| endpoint(service, doc)).collect()
     }
 
@@ -143,15 +147,31 @@ impl<'a> Directory<'a> {
     fn listed(&mut self, namespace: &str, slice: &str, listed: &SliceEndpoint) -> WorkloadUid {
         let pod = listed.pod.as_ref().and_then(|(namespace, name)| {
             let key = ResourceKey { kind: Kind::Pod, namespace: namespace.clone(), name: name.clone() };
-            self.documents.get(&key)
+            self.documents.get(&key).copied()
         });
-        if let Some(doc) = pod.or_else(|| self.by_address.get(&listed.address)) {
-            return doc.workload.uid.clone();
+        match pod.or_else(|| self.by_address.get(&listed.address).copied()) {
+            Some(doc) if doc.is_placed() => doc.workload.uid.clone(),
+            Some(doc) => self.place(doc, listed.address),
+            None => {
+                let workload = self.unnamed(namespace, slice, listed);
+                let uid = workload.uid.clone();
+                self.workloads.insert(uid.clone(), workload);
+                uid
+            }
         }
-        let workload = self.unnamed(namespace, slice, listed);
-        let uid = workload.uid.clone();
-        self.workloads.insert(uid.clone(), workload);
-        uid
+    }
+
+    /// Gives a pod whose manifest has no status the address that a slice lists it with.
+    fn place(&mut self, doc: &WorkloadDoc, address: IpAddr) -> WorkloadUid {
+        if !self.workloads.contains_key(&doc.workload.uid) {
+            self.admit(doc);
+        }
+        if let Some(workload) = self.workloads.get_mut(&doc.workload.uid)
+            && !workload.addresses.contains(&address)
+        {
+            workload.addresses.push(address);
+        }
+        doc.workload.uid.clone()
     }
 
     fn unnamed(&self, namespace: &str, slice: &str, listed: &SliceEndpoint) -> Workload {
@@ -229,4 +249,111 @@ fn unserved(service: &ServiceDoc, endpoints: &[Endpoint]) -> impl Iterator<Item 
         })
         .collect();
     none.into_iter().chain(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use waypoint_model::{PolicyKey, Service};
+
+    use super::*;
+    use crate::feeds::file::Loaded;
+    use crate::feeds::file::testing::{POD, SERVICE, all, findings, load, policy, service, web};
+
+    /// Endpoint addresses with port and readiness, for one service port.
+    fn served(loaded: &Loaded, service: &Service, port: u16) -> Vec<(String, u16, bool)> {
+        let endpoints = service.endpoints.iter();
+        let served = endpoints.filter_map(|endpoint| {
+            let address = loaded.mesh.workloads[&endpoint.workload].addresses[0];
+            Some((address.to_string(), *endpoint.ports.get(&port)?, endpoint.ready))
+        });
+        served.collect()
+    }
+
+    #[test]
+    fn a_selector_finds_pods_and_their_named_ports() {
+        let entry = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: a}\n\
+                     spec: {address: 10.0.0.9, labels: {app: web}, ports: {http: 9090}}\n";
+        let elsewhere = POD.replace("namespace: a", "namespace: b");
+        let loaded = load(&all(&[SERVICE, POD, entry, &elsewhere]));
+        let got = web(&loaded);
+        let want = [("10.244.0.1".to_owned(), 8080, true), ("10.0.0.9".to_owned(), 9090, true)];
+        assert_eq!(served(&loaded, got, 80), want);
+        assert_eq!(served(&loaded, got, 81)[1], ("10.0.0.9".to_owned(), 8081, true));
+    }
+
+    #[test]
+    fn endpoint_slices_win_over_the_selector() {
+        let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: {name: s, namespace: a, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n\
+                     ports: [{name: http, port: 7070}]\nendpoints: [{addresses: [10.244.0.1], targetRef: {kind: Pod, name: web-1}},\
+                     {addresses: [10.244.9.9], conditions: {ready: false}, zone: z1}]\n";
+        let loaded = load(&all(&[SERVICE, POD, slice]));
+        let got = web(&loaded);
+        let mut endpoints = served(&loaded, got, 80);
+        endpoints.sort();
+        let want = [("10.244.0.1".to_owned(), 7070, true), ("10.244.9.9".to_owned(), 7070, false)];
+        assert_eq!(endpoints, want);
+        let named = loaded.mesh.workloads.values().find(|w| w.name == "web-1").unwrap();
+        assert!(got.endpoints.iter().any(|endpoint| endpoint.workload == named.uid));
+        let unnamed = loaded.mesh.workloads.values().find(|w| w.name == "10.244.9.9").unwrap();
+        assert_eq!((unnamed.identity.clone(), unnamed.tunnel), (None, TunnelKind::Plain));
+        assert_eq!(unnamed.locality.zone, "z1");
+        let warnings = findings(&loaded, Severity::Warning);
+        assert!(warnings[0].contains("spec.ports: no endpoint serves port 81"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_namespace_captures_its_pods_and_a_node_places_them() {
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, labels: {istio.io/dataplane-mode: ambient}}\n";
+        let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node1, labels: {topology.kubernetes.io/zone: z1}}\n";
+        let plain = load(&all(&[SERVICE, POD]));
+        let ambient = load(&all(&[SERVICE, POD, namespace, node]));
+        let workload = |loaded: &Loaded| loaded.mesh.workloads.values().next().unwrap().as_ref().clone();
+        assert_eq!(
+            (workload(&plain).tunnel, workload(&plain).locality.zone.as_str()),
+            (TunnelKind::Plain, "")
+        );
+        assert_eq!(
+            (workload(&ambient).tunnel, workload(&ambient).locality.zone.as_str()),
+            (TunnelKind::Hbone, "z1")
+        );
+    }
+
+    #[test]
+    fn a_service_entry_has_its_own_endpoints_or_selects_them() {
+        let entry = |members: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, namespace: a}}\n\
+                 spec: {{hosts: [e.example], addresses: [10.96.0.7], resolution: STATIC, \
+                 ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 8088}}], {members}}}\n"
+            )
+        };
+        let target = "{group: networking.istio.io, kind: ServiceEntry, name: e}";
+        let inline = entry("endpoints: [{address: 10.0.0.1, labels: {networking.istio.io/tunnel: http}}]");
+        let loaded = load(&all(&[&inline, &policy("a", target)]));
+        let got = service(&loaded, "a/e.example");
+        assert_eq!(served(&loaded, got, 80), [("10.0.0.1".to_owned(), 8088, true)]);
+        assert_eq!(loaded.mesh.workloads.values().next().unwrap().tunnel, TunnelKind::Hbone);
+        assert_eq!(got.policies, [PolicyKey::new("a", "p")]);
+        let loaded = load(&all(&[&entry("workloadSelector: {labels: {app: web}}"), POD]));
+        let got = service(&loaded, "a/e.example");
+        assert_eq!(served(&loaded, got, 80), [("10.244.0.1".to_owned(), 8088, true)]);
+    }
+
+    #[test]
+    fn a_pod_without_status_gets_its_address_from_a_slice_and_keeps_its_identity() {
+        let pod = POD
+            .replace("status: {podIP: 10.244.0.1}", "")
+            .replace("labels:", "annotations: {ambient.istio.io/redirection: enabled}, labels:");
+        let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: {name: s, namespace: a, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\n\
+                     ports: [{name: http, port: 7070}]\nendpoints: [{addresses: [10.244.0.5], targetRef: {kind: Pod, name: web-1}}]\n";
+        let loaded = load(&all(&[SERVICE, &pod, slice]));
+        assert_eq!(served(&loaded, web(&loaded), 80), [("10.244.0.5".to_owned(), 7070, true)]);
+        let workload = loaded.mesh.workloads.values().next().unwrap();
+        assert_eq!(workload.identity.as_ref().unwrap().principal(), "cluster.local/ns/a/sa/web");
+        assert_eq!(workload.tunnel, TunnelKind::Hbone);
+        let loaded = load(&all(&[SERVICE, &pod]));
+        assert_eq!((web(&loaded).endpoints.len(), loaded.mesh.workloads.len()), (0, 0));
+    }
 }

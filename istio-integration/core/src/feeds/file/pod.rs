@@ -118,7 +118,7 @@ const UNREAD: Unread = Unread {
     severity: Severity::Warning,
 };
 
-/// Translates a Pod; one that has ended or has no address yet is no workload.
+/// Translates a Pod; one that has ended is no workload, and one without address has at most what a slice gives it.
 pub(super) fn translate(
     document: &Document,
     options: &Options,
@@ -132,8 +132,7 @@ pub(super) fn translate(
     }
     let addresses = addresses(status);
     if addresses.is_empty() {
-        remarks.note("status.podIP", "is missing: the pod has no address yet and serves nothing");
-        return None;
+        remarks.note("status.podIP", "is missing: only an EndpointSlice can give the pod an address");
     }
     let meta = &document.meta;
     let account = spec.service_account_name.as_deref().or(spec.service_account.as_deref());
@@ -266,10 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_address_or_at_its_end_is_no_workload() {
-        for (status, field) in [("", "status.podIP"), ("phase: Failed, podIP: 10.0.0.1", "status.phase")] {
+    fn a_pod_without_address_is_noted_and_one_at_its_end_is_no_workload() {
+        let rows = [("", "status.podIP", true), ("phase: Failed, podIP: 10.0.0.1", "status.phase", false)];
+        for (status, field, there) in rows {
             let (got, remarks) = read("", "", status);
-            assert_eq!(got, None);
+            assert_eq!(got.is_some(), there, "{status}");
             assert_eq!(fields(&remarks), [(Severity::Note, field.to_owned())]);
         }
     }

@@ -49,6 +49,11 @@ impl WorkloadDoc {
         workload
     }
 
+    /// Whether it has an address of its own.
+    pub(super) fn is_placed(&self) -> bool {
+        !self.workload.addresses.is_empty()
+    }
+
     /// Where it serves a service's port: by the name of the service's port, else by the port's target.
     pub(super) fn port(&self, name: Option<&str>, target: &TargetPort) -> Option<u16> {
         if let Some(port) = name.and_then(|name| self.port_map.get(name)) {
