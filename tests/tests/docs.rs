@@ -1,0 +1,133 @@
+//! What the documentation shows is what the binary says: every example is run through `portcullis check`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use portcullis_tests::portcullis::binary;
+
+/// One fenced block, with where it stands.
+struct Block {
+    language: String,
+    text: String,
+    line: usize,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut found: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (at, line) in text.lines().enumerate() {
+        match (line.strip_prefix("```"), open) {
+            (Some(language), false) => {
+                found.push(Block { language: language.to_owned(), text: String::new(), line: at + 1 });
+                open = true;
+            }
+            (Some(_), true) => open = false,
+            (None, true) => {
+                let block = found.last_mut().unwrap();
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, false) => {}
+        }
+    }
+    found
+}
+
+/// Words as a shell splits them: blanks part, single quotes hold together.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('\'').enumerate();
+    let mut words: Vec<String> = Vec::new();
+    for (at, part) in parts {
+        match at % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
+fn check(manifests: &Path, arguments: &[String]) -> (Option<i32>, String) {
+    let run = Command::new(binary().unwrap()).arg("check").arg("--manifests").arg(manifests).args(arguments).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    (run.status.code(), said)
+}
+
+fn copy_without(from: &Path, left_out: &str, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.ends_with(".yaml") && name != left_out {
+            fs::copy(entry.path(), to.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_example_of_the_policy_page_is_answered_as_written() {
+    let page = fs::read_to_string(root().join("docs/policy.md")).unwrap();
+    let mut policy = String::new();
+    let mut asked = 0;
+    for block in blocks(&page) {
+        match block.language.as_str() {
+            "yaml" => policy = block.text,
+            "ask" => {
+                let folder = tempfile::tempdir().unwrap();
+                copy_without(&root().join("examples/basic"), "policy.yaml", folder.path());
+                fs::write(folder.path().join("policy.yaml"), &policy).unwrap();
+                for (at, line) in block.text.lines().enumerate() {
+                    asked += 1;
+                    ask(folder.path(), line, block.line + at + 1);
+                }
+            }
+            _other => {}
+        }
+    }
+    assert!(asked >= 20, "the page holds only {asked} questions");
+}
+
+fn ask(folder: &Path, line: &str, at: usize) {
+    let mut words = words(line).into_iter();
+    let want = match words.next().as_deref() {
+        Some("allow") => 0,
+        Some("deny") => 1,
+        other => panic!("docs/policy.md:{at}: {other:?} is neither allow nor deny"),
+    };
+    let who = words.next().unwrap();
+    let (namespace, account) = who.split_once('/').unwrap();
+    let mut arguments = vec!["--from".to_owned(), format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")];
+    arguments.extend(["--to".to_owned(), "github-mcp.tools:80".to_owned()]);
+    arguments.extend(words);
+    let (code, said) = check(folder, &arguments);
+    assert_eq!(code, Some(want), "docs/policy.md:{at}: {line}\n{said}");
+}
+
+#[test]
+fn every_check_of_a_readme_ends_as_its_comment_says() {
+    let mut run = 0;
+    for example in fs::read_dir(root().join("examples")).unwrap().map(Result::unwrap) {
+        let readme = example.path().join("README.md");
+        let text = fs::read_to_string(&readme).unwrap();
+        for block in blocks(&text).into_iter().filter(|block| block.language == "console") {
+            let joined = block.text.replace("\\\n", " ");
+            for line in joined.lines().filter_map(|line| line.strip_prefix("$ portcullis check ")) {
+                let (command, comment) = line.split_once('#').unwrap_or((line, ""));
+                let want = match comment.trim() {
+                    comment if comment.starts_with("allowed") => 0,
+                    comment if comment.starts_with("denied") => 1,
+                    other => panic!("{}: says neither allowed nor denied: {other}", readme.display()),
+                };
+                let arguments = words(command);
+                let at = arguments.iter().position(|word| word == "--manifests").unwrap();
+                let rest: Vec<String> = arguments[..at].iter().chain(&arguments[at + 2..]).cloned().collect();
+                let (code, said) = check(&root().join(&arguments[at + 1]), &rest);
+                assert_eq!(code, Some(want), "{}: {command}\n{said}", readme.display());
+                run += 1;
+            }
+        }
+    }
+    assert!(run >= 6, "the examples hold only {run} checks");
+}
