@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use waypoint_model::{Map, MeshConfig};
+use waypoint_model::{Map, MeshConfig, PolicyKey};
 
 use super::document::{Contents, Document, Kind, Origin, ResourceKey};
 use super::finding::{Finding, Severity};
@@ -21,6 +21,8 @@ pub struct Loaded {
     pub mesh: Arc<MeshConfig>,
     /// Everything there is to say about the folder as it now is, by file and document.
     pub findings: Vec<Finding>,
+    /// Where each policy in force stands.
+    pub origins: Map<PolicyKey, Origin>,
 }
 
 /// Reads a folder once: `*.yaml`, `*.yml` and `*.json`, in sub-folders too, several documents a file.
@@ -29,7 +31,7 @@ pub struct Loaded {
 /// A [`LoadError`] where the folder cannot be read. What is wrong with its documents is in [`Loaded::findings`].
 pub fn load(dir: &Path, options: &Options) -> Result<Loaded, LoadError> {
     let mut folder = Folder::new(dir.to_owned(), options.clone());
-    folder.update(scan::read(dir, None)?);
+    folder.update(scan::read(dir)?);
     Ok(folder.loaded())
 }
 
@@ -54,6 +56,7 @@ pub struct Folder {
     never_read: BTreeSet<Arc<Path>>,
     mesh: Arc<MeshConfig>,
     findings: Vec<Finding>,
+    origins: Map<PolicyKey, Origin>,
 }
 
 /// A file as last read, with each document's translation.
@@ -77,6 +80,7 @@ impl Folder {
             never_read: BTreeSet::new(),
             mesh: Arc::default(),
             findings: Vec::new(),
+            origins: Map::new(),
         }
     }
 
@@ -91,7 +95,7 @@ impl Folder {
     /// # Errors
     /// A [`LoadError`] where the folder cannot be read; the last state stays what it was.
     pub fn reload(&mut self) -> Result<Option<Loaded>, LoadError> {
-        let files = scan::read(&self.dir, self.files.as_ref())?;
+        let files = scan::read(&self.dir)?;
         if self.files.as_ref() == Some(&files) {
             return Ok(None);
         }
@@ -100,7 +104,8 @@ impl Folder {
     }
 
     fn loaded(&self) -> Loaded {
-        Loaded { mesh: self.mesh.clone(), findings: self.findings.clone() }
+        let (mesh, findings, origins) = (self.mesh.clone(), self.findings.clone(), self.origins.clone());
+        Loaded { mesh, findings, origins }
     }
 
     fn update(&mut self, files: Files) {
@@ -118,6 +123,7 @@ impl Folder {
         findings.sort_by(|a, b| (&a.file, a.document, a.severity).cmp(&(&b.file, b.document, b.severity)));
         self.mesh = Arc::new(reuse(mesh, &self.mesh));
         self.findings = findings;
+        self.origins = in_force.values().filter_map(policy_origin).collect();
         self.files = Some(files);
     }
 
@@ -181,6 +187,11 @@ impl Folder {
         let (file, kind) = (self.dir.clone(), String::new());
         Some(Finding { severity, file, document: 0, kind, name: String::new(), field: None, message })
     }
+}
+
+fn policy_origin(entry: &Entry) -> Option<(PolicyKey, Origin)> {
+    let resource::Resource::Policy(doc) = entry.resource.as_ref() else { return None };
+    Some((doc.policy.key.clone(), entry.origin.clone()))
 }
 
 impl Read {
@@ -316,7 +327,7 @@ fn reuse_entries<K: Ord, V: PartialEq>(new: &mut Map<K, Arc<V>>, old: &Map<K, Ar
 mod tests {
     use std::fs;
 
-    use waypoint_model::{PolicyKey, Service};
+    use waypoint_model::Service;
 
     use super::*;
 
@@ -378,17 +389,6 @@ mod tests {
         fixture.reload();
         assert!(fixture.folder.reload().unwrap().is_none());
         fixture.write("notes.txt", "not a manifest");
-        assert!(fixture.folder.reload().unwrap().is_none());
-    }
-
-    #[test]
-    fn a_folder_that_is_away_for_a_while_changes_nothing() {
-        let mut fixture = Fixture::new(&[("a.yaml", SERVICE)]);
-        fixture.reload();
-        let (here, away) = (fixture.dir.path().to_owned(), fixture.dir.path().with_extension("away"));
-        fs::rename(&here, &away).unwrap();
-        assert!(matches!(fixture.folder.reload(), Err(LoadError::List(..))));
-        fs::rename(&away, &here).unwrap();
         assert!(fixture.folder.reload().unwrap().is_none());
     }
 

@@ -43,6 +43,7 @@ mod workload_entry;
 #[cfg(test)]
 mod testing;
 
+pub use document::Origin;
 pub use finding::{Finding, Severity};
 pub use folder::{Folder, LoadError, Loaded, load};
 pub use options::{FactCheck, Options};
