@@ -10,6 +10,7 @@ pub mod drain;
 mod http;
 pub mod limits;
 mod listener;
+pub mod offline;
 mod opaque;
 mod refusal;
 mod routing;

@@ -67,6 +67,15 @@ impl Clusters<'_> {
     }
 }
 
+/// All policies that a service is subject to, compiled; a key that nobody delivered denies.
+pub(crate) fn attached(mesh: &MeshConfig, service: &Service, opaque: bool, generation: u64) -> PolicySet {
+    let policies: Vec<Arc<Policy>> =
+        service.policies.iter().filter_map(|key| mesh.policies.get(key).cloned()).collect();
+    let missing: Vec<PolicyKey> =
+        service.policies.iter().filter(|key| !mesh.policies.contains_key(key)).cloned().collect();
+    PolicySet::compile(&policies, &missing, opaque, generation)
+}
+
 fn destinations(
     mesh: &MeshConfig,
     service: &Arc<Service>,
@@ -74,11 +83,7 @@ fn destinations(
     _previous: Option<&Snapshot>,
     generation: u64,
 ) -> HashMap<u16, Arc<Destination>> {
-    let policies: Vec<Arc<Policy>> =
-        service.policies.iter().filter_map(|key| mesh.policies.get(key).cloned()).collect();
-    let missing: Vec<PolicyKey> =
-        service.policies.iter().filter(|key| !mesh.policies.contains_key(key)).cloned().collect();
-    let compiled = |opaque| Arc::new(PolicySet::compile(&policies, &missing, opaque, generation));
+    let compiled = |opaque| Arc::new(attached(mesh, service, opaque, generation));
     let (policy, opaque_policy) = (compiled(false), compiled(true));
     let routes: Vec<Arc<Route>> =
         service.routes.iter().filter_map(|key| mesh.routes.get(key).cloned()).collect();

@@ -4,5 +4,6 @@ mod cell;
 #[allow(clippy::module_inception)]
 mod snapshot;
 
+pub(crate) use build::attached;
 pub use cell::ConfigCell;
 pub use snapshot::{Destination, Snapshot};

@@ -103,6 +103,12 @@ impl Telemetry {
         Gauge::new(&self.0.metrics.streams)
     }
 
+    /// Tunnel streams open now.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        usize::try_from(self.0.metrics.streams.get()).unwrap_or_default()
+    }
+
     /// A snapshot serves from now on; `errors` counts the faults of its configuration.
     pub fn config_applied(&self, generation: u64, errors: usize) {
         self.0.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));

@@ -276,6 +276,3 @@ impl Chosen {
         Self::new(endpoint, Some(Counted::Upgrade(running)))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -119,8 +119,7 @@ impl EndpointPool {
     fn keep_http1(&self, connection: Http1) {
         let mut idle = self.http1();
         // Asked under the lock, so that `close` cannot come in between.
-        let keeps = !self.closed.load(Ordering::SeqCst) && idle.len() < self.max_idle;
-        if keeps && !connection.sender.is_closed() {
+        if !self.closed.load(Ordering::SeqCst) && idle.len() < self.max_idle {
             idle.push(connection);
         }
     }
@@ -373,13 +372,13 @@ impl Connections {
 
     async fn lease_http2(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
         let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
-        if reuse && let Some(open) = pool.open_http2(own.as_ref()) {
+        let shared = || reuse.then(|| pool.open_http2(own.as_ref())).flatten();
+        if let Some(open) = shared() {
             return Ok(Lease::http2(open, pool, true));
         }
         // The semaphore is never closed.
         let _one_at_a_time = pool.dialing.acquire().await.ok();
-        // What another request opened meanwhile is new enough even where a kept one was not.
-        if let Some(open) = pool.open_http2(own.as_ref()) {
+        if let Some(open) = shared() {
             return Ok(Lease::http2(open, pool, true));
         }
         let (transport, line) = self.open(endpoint, own.clone(), self.max_streams).await?;

@@ -158,11 +158,10 @@ impl Upstreams {
                 }
                 Err(error) => {
                     message.recover(error.fate, returned).await;
-                    let stale = error.fate == Fate::Unsent && lease.is_reused() && message.is_whole();
-                    if !stale || !reuse {
+                    reuse = error.fate != Fate::Unsent || !lease.is_reused() || !message.is_whole();
+                    if reuse {
                         return Err(Failure::Send(error));
                     }
-                    reuse = false;
                 }
             }
         }
