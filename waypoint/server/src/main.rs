@@ -1,2 +1,26 @@
-//! Placeholder.
-fn main() {}
+//! The binary: reads the command line, does what it says, and turns the outcome into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use waypoint::cli::{Cli, Command};
+use waypoint::{check, demo, matrix, run, settings, tunnel};
+
+/// What a command that could not start or go on exits with; `check` and clap use the same for bad input.
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::command(args).map_err(|error| anyhow::anyhow!("{error:#}")),
+        Command::Run(args) => run::command(*args).map_err(anyhow::Error::from),
+        Command::Check(args) => check::command(&args).map_err(anyhow::Error::from),
+        Command::Matrix(args) => matrix::command(&args).map_err(anyhow::Error::from),
+        Command::Tunnel(args) => tunnel::command(args).map_err(anyhow::Error::from),
+        Command::Schema => settings::print_schema().map_err(anyhow::Error::from),
+    };
+    outcome.unwrap_or_else(|error| {
+        // Our own errors say their causes themselves.
+        eprintln!("error: {error}");
+        ExitCode::from(FAILED)
+    })
+}

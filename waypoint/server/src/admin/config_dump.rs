@@ -1,0 +1,80 @@
+//! `/config_dump`: what we were told, what we made of it, and how we were started. Never a key.
+
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use waypoint_proxy::drain::Phase;
+
+use super::Admin;
+use crate::config::Launch;
+use crate::identity::Source;
+
+/// The whole dump.
+pub(super) fn dump(admin: &Admin) -> Value {
+    let snapshot = admin.config.load();
+    let feed = admin.feed.borrow().clone();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "phase": phase(admin.readiness.drain.phase()),
+        "generation": snapshot.as_ref().map(|snapshot| snapshot.generation()),
+        "certificate": certificate(admin),
+        "findings": feed.findings,
+        "settings": settings(&admin.launch),
+        "mesh": snapshot.as_ref().map(|snapshot| snapshot.mesh().as_ref()),
+    })
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Serving => "serving",
+        Phase::Lingering => "lingering",
+        Phase::Draining => "draining",
+        Phase::Aborting => "aborting",
+    }
+}
+
+fn certificate(admin: &Admin) -> Value {
+    let svid = admin.readiness.svid.borrow().clone();
+    svid.map_or(Value::Null, |svid| {
+        json!({
+            "id": svid.id().as_str(),
+            "serial": svid.serial(),
+            "not_before": rfc3339(svid.not_before()),
+            "not_after": rfc3339(svid.not_after()),
+        })
+    })
+}
+
+fn rfc3339(at: SystemTime) -> Value {
+    OffsetDateTime::from(at).format(&Rfc3339).map_or(Value::Null, Value::String)
+}
+
+/// Session keys are counted, not shown; of certificates only where they come from.
+fn settings(launch: &Launch) -> Value {
+    let settings = &launch.settings;
+    let source = match &launch.identity {
+        Source::Files(paths) => {
+            json!({"cert_chain": paths.chain, "key": paths.key, "trust_bundle": paths.bundle})
+        }
+        Source::WorkloadApi(endpoint) => json!({"workload_api": endpoint}),
+    };
+    let options = &launch.mesh.options;
+    json!({
+        "manifests": launch.mesh.folder,
+        "gateway": options.gateway.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
+        "trust_domain": options.trust_domain,
+        "trust_domain_aliases": options.trust_domain_aliases,
+        "domain": options.domain,
+        "cluster": options.cluster,
+        "identity": source,
+        "crl": launch.crl,
+        "deny_mode": format!("{:?}", settings.deny_mode),
+        "xfcc": settings.xfcc,
+        "observe": settings.observe,
+        "session_keys": settings.session_keys.len(),
+        "access_log": format!("{:?}", launch.access_log),
+        "limits": settings.limits,
+    })
+}

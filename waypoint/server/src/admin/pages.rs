@@ -1,0 +1,210 @@
+//! What the admin ports answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use tokio::sync::{mpsc, watch};
+use waypoint_proxy::Proxy;
+use waypoint_proxy::snapshot::ConfigCell;
+use waypoint_proxy::telemetry::Telemetry;
+use waypoint_proxy::upstream::Upstreams;
+
+use super::{Readiness, config_dump};
+use crate::config::Launch;
+use crate::feed::FeedStatus;
+use crate::logging::LogControl;
+use crate::shutdown::Stop;
+
+/// What the pages are made of.
+pub struct Admin {
+    /// The configuration that serves.
+    pub config: ConfigCell,
+    /// The data plane.
+    pub proxy: Arc<Proxy>,
+    /// Towards endpoints.
+    pub upstreams: Arc<Upstreams>,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Readiness and certificate.
+    pub readiness: Readiness,
+    /// What the manifests said last.
+    pub feed: watch::Receiver<Arc<FeedStatus>>,
+    /// How we were started.
+    pub launch: Launch,
+    /// The log's filter.
+    pub log: LogControl,
+    /// To end the process.
+    pub stop: mpsc::Sender<Stop>,
+}
+
+/// Which of the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// 15000, loopback.
+    Admin,
+    /// 15020.
+    Metrics,
+    /// 15021.
+    Ready,
+}
+
+type Reply = Response<Full<Bytes>>;
+type Page = (&'static str, &'static [Method], fn(&Admin, &Method, &Uri) -> Reply);
+
+const GET: &[Method] = &[Method::GET, Method::HEAD];
+const POST: &[Method] = &[Method::POST];
+const BOTH: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+
+const READY: Page = ("/healthz/ready", GET, ready);
+const STATS: Page = ("/stats/prometheus", GET, stats);
+
+impl Surface {
+    fn pages(self) -> &'static [Page] {
+        match self {
+            Self::Ready => &[READY],
+            Self::Metrics => &[STATS, READY],
+            Self::Admin => &[
+                ("/config_dump", GET, dump),
+                ("/logging", BOTH, logging),
+                STATS,
+                READY,
+                ("/quitquitquit", POST, quit),
+            ],
+        }
+    }
+}
+
+impl Admin {
+    /// Answers one request; its body is not read.
+    pub fn answer<B>(&self, surface: Surface, request: &Request<B>) -> Reply {
+        if surface == Surface::Admin && !is_local(request.headers()) {
+            let why = "the admin port answers to localhost and loopback addresses only\n";
+            return text(StatusCode::FORBIDDEN, why);
+        }
+        let page = surface.pages().iter().find(|(path, ..)| *path == request.uri().path());
+        match page {
+            None => not_found(surface),
+            Some((_, methods, _)) if !methods.contains(request.method()) => not_allowed(methods),
+            Some((_, _, answer)) => answer(self, request.method(), request.uri()),
+        }
+    }
+}
+
+/// A page that a browser loaded from elsewhere may reach loopback under a name of its own (DNS rebinding).
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return true };
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn ready(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+    let missing = admin.readiness.missing();
+    if missing.is_empty() {
+        text(StatusCode::OK, "ready\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", ")))
+    }
+}
+
+fn stats(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+    admin.telemetry.upstream_connections(admin.upstreams.connections());
+    admin.telemetry.sessions(admin.proxy.sessions());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    reply(StatusCode::OK, kind, admin.telemetry.render())
+}
+
+fn dump(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+    match serde_json::to_vec_pretty(&config_dump::dump(admin)) {
+        Ok(json) => reply(StatusCode::OK, "application/json", json),
+        Err(error) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written as JSON: {error}\n"))
+        }
+    }
+}
+
+fn logging(admin: &Admin, method: &Method, uri: &Uri) -> Reply {
+    if method == Method::POST {
+        let level = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("level="));
+        let Some(level) = level else {
+            return text(StatusCode::BAD_REQUEST, "POST /logging?level=debug, or level=hbone=debug,info\n");
+        };
+        if let Err(error) = admin.log.set(&level.replace("%2C", ",").replace("%3D", "=")) {
+            return text(StatusCode::BAD_REQUEST, format!("{error}\n"));
+        }
+        tracing::info!(filter = level, "log filter changed");
+    }
+    text(StatusCode::OK, format!("{}\n", admin.log.filter().unwrap_or_else(|| "not ours".to_owned())))
+}
+
+fn quit(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+    // A full queue means that stops enough are waiting.
+    let _ = admin.stop.try_send(Stop);
+    text(StatusCode::OK, "stopping\n")
+}
+
+fn not_found(surface: Surface) -> Reply {
+    let list = |(path, methods, _): &Page| {
+        let verbs: Vec<&str> = methods.iter().filter(|m| **m != Method::HEAD).map(Method::as_str).collect();
+        format!("{path}  ({})\n", verbs.join(", "))
+    };
+    let pages: String = surface.pages().iter().map(list).collect();
+    text(StatusCode::NOT_FOUND, format!("there is:\n{pages}"))
+}
+
+fn not_allowed(methods: &[Method]) -> Reply {
+    let allowed: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "another method\n");
+    if let Ok(value) = allowed.join(", ").parse() {
+        reply.headers_mut().insert(ALLOW, value);
+    }
+    reply
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    reply(status, "text/plain; charset=utf-8", body)
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_names_reach_the_admin_port() {
+        let rows = [
+            (Some("127.0.0.1:15000"), true),
+            (Some("localhost:15000"), true),
+            (Some("[::1]:15000"), true),
+            (Some("127.1.2.3"), true),
+            (None, true),
+            (Some("evil.example:15000"), false),
+            (Some("10.0.0.1"), false),
+            (Some("127.0.0.1.evil.example"), false),
+        ];
+        for (host, local) in rows {
+            let headers = host.map(|host| (HOST, host.parse().unwrap())).into_iter().collect();
+            assert_eq!(is_local(&headers), local, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_path_lists_the_paths_there_are() {
+        let reply = not_found(Surface::Metrics);
+        assert_eq!(reply.status(), 404);
+        let pages: Vec<&str> = Surface::Metrics.pages().iter().map(|(path, ..)| *path).collect();
+        assert_eq!(pages, ["/stats/prometheus", "/healthz/ready"]);
+        assert_eq!(not_allowed(POST).headers()[ALLOW], "POST");
+    }
+}

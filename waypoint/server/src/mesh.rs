@@ -1,0 +1,39 @@
+//! Where the mesh is described, and how it is read: the same for `run`, `check` and `matrix`.
+
+use std::path::PathBuf;
+
+use agent_protocols::FactKey;
+use istio_integration::feeds::file::Options;
+
+use crate::cli::MeshArgs;
+
+/// A folder of manifests and what they don't say themselves.
+#[derive(Clone, Debug)]
+pub struct MeshSource {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Mesh-wide settings.
+    pub options: Options,
+}
+
+impl From<&MeshArgs> for MeshSource {
+    fn from(args: &MeshArgs) -> Self {
+        Self {
+            folder: args.manifests.clone(),
+            options: Options {
+                trust_domain: args.trust_domain.clone(),
+                trust_domain_aliases: args.trust_domain_aliases.clone(),
+                domain: args.domain.clone(),
+                cluster: args.cluster.clone(),
+                gateway: args.gateway.clone(),
+                path_normalization: args.path_normalization.into(),
+                fact_check: Some(fact),
+            },
+        }
+    }
+}
+
+/// The feed knows no protocol: whether `experimental.envoy.filters.<filter>[<key>]` can be asked is for the reader to say.
+fn fact(filter: &str, key: &str) -> Result<(), String> {
+    FactKey::parse(filter, key).map(|_| ()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,24 @@
+//! The only place that builds runtimes. One thread for control (signals, configuration, certificates, admin), and one worker
+//! a CPU of the limit for traffic, so that a large configuration never delays a request.
+
+use std::io;
+use std::thread::available_parallelism;
+
+use tokio::runtime::{Builder, Runtime};
+
+/// For the main thread.
+///
+/// # Errors
+/// If the system gives no event queue.
+pub fn control() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// For traffic: as many threads as the CPU limit of the process gives (its cgroup's quota included).
+///
+/// # Errors
+/// If the system gives no event queue or no threads.
+pub fn workers() -> io::Result<Runtime> {
+    let threads = available_parallelism().map_or(1, std::num::NonZero::get);
+    Builder::new_multi_thread().worker_threads(threads).thread_name("worker").enable_all().build()
+}

@@ -1,0 +1,281 @@
+//! The composition root: certificates, configuration, telemetry, data plane and admin ports, put together once.
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use certs::{MeshTls, SvidSource, TrustDomains};
+use istio_integration::feeds::file::LoadError;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use waypoint_model::Locality;
+use waypoint_proxy::drain::{self, Drain};
+use waypoint_proxy::snapshot::ConfigCell;
+use waypoint_proxy::telemetry::Telemetry;
+use waypoint_proxy::upstream::Upstreams;
+use waypoint_proxy::{Inbound, ListenerError, Proxy};
+
+use crate::admin::{self, Admin, Readiness, Surface};
+use crate::config::{Addresses, Launch};
+use crate::events::{Event, Events};
+use crate::feed::{Applier, Feed};
+use crate::identity::{self, IdentityError};
+use crate::logging::LogControl;
+use crate::shutdown::{self, Cut, Stop};
+
+/// How long the last log lines are waited for.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// An error in one line with what caused it.
+#[must_use]
+pub fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", with_cause(cause)),
+        None => error.to_string(),
+    }
+}
+
+/// Where the process' words go and its orders come from.
+pub struct Hooks {
+    /// Access log lines.
+    pub log_sink: Box<dyn Write + Send>,
+    /// Events of its life.
+    pub events: Events,
+    /// The log's filter, for `/logging`.
+    pub log: LogControl,
+    /// For `/quitquitquit`.
+    pub ask: mpsc::Sender<Stop>,
+    /// Orders to stop.
+    pub stops: mpsc::Receiver<Stop>,
+}
+
+/// Why a waypoint could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No usable certificate.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The folder of manifests cannot be read.
+    #[error("--manifests: {}\n  fix: give a folder that exists and can be read", with_cause(.0))]
+    Manifests(#[from] LoadError),
+    /// An address cannot be listened on.
+    #[error("{flag} {address}: {source}\n  fix: choose another address, or port 0 for a free one")]
+    Bind {
+        /// The flag that gave it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A listener of the data plane failed.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    /// A task ended that must not: a fault of ours.
+    #[error("a part of the waypoint ended by itself: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Serves until it is told to stop and everything has ended. Runs on the control thread; traffic runs on `workers`.
+///
+/// Not cancel safe: dropped, it ends at once and cuts what is open.
+///
+/// # Errors
+/// [`StartError`], before anything is served, or when a listener fails.
+pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut, StartError> {
+    let Hooks { log_sink, events, log, ask, mut stops } = hooks;
+    let limits = launch.settings.limits.clone();
+    let telemetry = Telemetry::new(launch.access_log, log_sink, &limits);
+    let source = identity::open(&launch.identity)?;
+    let tls = mesh_tls(&launch, &*source)?;
+    let core = Core::build(&launch, tls, telemetry, workers);
+
+    let mut background = JoinSet::new();
+    let mut applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
+    let status = applier.status();
+    let (feed, first) = Feed::open(&launch.mesh)?;
+    applier.apply(first);
+    background.spawn(feed.follow(applier));
+    background.spawn(report_certificate(core.tls.clone(), core.telemetry.clone()));
+
+    let (drain, drain_watch) = drain::channel();
+    let bound = watch::Sender::new(false);
+    let readiness = Readiness {
+        svid: core.tls.svid(),
+        generation: core.config.generations(),
+        bound: bound.subscribe(),
+        drain: drain_watch,
+    };
+    let admin = Arc::new(Admin {
+        config: core.config.clone(),
+        proxy: Arc::clone(&core.proxy),
+        upstreams: Arc::clone(&core.upstreams),
+        telemetry: core.telemetry.clone(),
+        readiness: readiness.clone(),
+        feed: status,
+        launch: launch.clone(),
+        log,
+        stop: ask,
+    });
+    let listeners = Listeners::bind(&launch.addresses, &events, workers).await?;
+    let (traffic, admin_ports) = listeners.serve(&core.proxy, &drain, &admin, workers);
+    bound.send_replace(true);
+    background.spawn(tell_ready(readiness, events.clone()));
+
+    let open = || (core.proxy.open(), core.telemetry.open_streams());
+    let outcome = until_stopped(&drain, &limits, &mut stops, &events, traffic, open).await;
+    drop((admin_ports, background, source));
+    finish(&events, &core.telemetry, &outcome);
+    outcome
+}
+
+/// The parts that carry traffic.
+struct Core {
+    tls: MeshTls,
+    telemetry: Telemetry,
+    upstreams: Arc<Upstreams>,
+    config: ConfigCell,
+    proxy: Arc<Proxy>,
+}
+
+impl Core {
+    fn build(launch: &Launch, tls: MeshTls, telemetry: Telemetry, workers: &Handle) -> Self {
+        let _traffic = workers.enter();
+        let settings = launch.settings.clone();
+        // Our own place in the mesh is not known without a cluster, so no endpoint is nearer than another.
+        let upstreams = Upstreams::new(tls.clone(), &settings.limits, Locality::default());
+        let config = ConfigCell::new(Arc::clone(&upstreams));
+        let proxy =
+            Proxy::new(settings, tls.clone(), telemetry.clone(), Arc::clone(&upstreams), config.clone());
+        Self { tls, telemetry, upstreams, config, proxy }
+    }
+}
+
+fn mesh_tls(launch: &Launch, source: &dyn SvidSource) -> Result<MeshTls, IdentityError> {
+    let aliases = launch.mesh.options.trust_domain_aliases.clone();
+    let revocations = identity::revocations(launch.crl.as_deref())?;
+    Ok(MeshTls::new(source, TrustDomains { aliases }, revocations))
+}
+
+/// Bound sockets.
+struct Listeners {
+    hbone: TcpListener,
+    proxy_protocol: Option<TcpListener>,
+    admin: TcpListener,
+    metrics: TcpListener,
+    ready: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(addresses: &Addresses, events: &Events, workers: &Handle) -> Result<Self, StartError> {
+        let bind = async |flag, what, address| {
+            // A socket belongs to the runtime on which it was made: traffic and readiness to the workers.
+            let traffic = matches!(what, "hbone" | "proxy_protocol" | "ready");
+            let listener = if traffic {
+                workers.spawn(TcpListener::bind(address)).await?
+            } else {
+                TcpListener::bind(address).await
+            };
+            let listener = listener.map_err(|source| StartError::Bind { flag, address, source })?;
+            let address = listener.local_addr().unwrap_or(address);
+            events.tell(Event::Listening { what, address });
+            Ok::<_, StartError>(listener)
+        };
+        Ok(Self {
+            hbone: bind("--hbone-address", "hbone", addresses.hbone).await?,
+            proxy_protocol: match addresses.proxy_protocol {
+                Some(address) => Some(bind("--proxy-protocol-address", "proxy_protocol", address).await?),
+                None => None,
+            },
+            admin: bind("--admin-address", "admin", addresses.admin).await?,
+            metrics: bind("--metrics-address", "metrics", addresses.metrics).await?,
+            ready: bind("--ready-address", "ready", addresses.ready).await?,
+        })
+    }
+
+    /// Starts to serve: first the set whose tasks end when everything is drained, then the ports that end when dropped.
+    fn serve(
+        self,
+        proxy: &Arc<Proxy>,
+        drain: &Drain,
+        admin: &Arc<Admin>,
+        workers: &Handle,
+    ) -> (JoinSet<Result<(), ListenerError>>, JoinSet<()>) {
+        let mut traffic = JoinSet::new();
+        let mut carry = |listener: TcpListener, inbound: Inbound| {
+            let (proxy, drain) = (Arc::clone(proxy), drain.watch());
+            traffic.spawn_on(async move { proxy.serve(listener, inbound, drain).await }, workers);
+        };
+        carry(self.hbone, Inbound::Hbone);
+        if let Some(listener) = self.proxy_protocol {
+            carry(listener, Inbound::ProxyProtocol);
+        }
+        let mut ports = JoinSet::new();
+        ports.spawn(admin::serve(self.admin, Surface::Admin, Arc::clone(admin)));
+        ports.spawn(admin::serve(self.metrics, Surface::Metrics, Arc::clone(admin)));
+        // Among the traffic, so that it tests the path it speaks for.
+        ports.spawn_on(admin::serve(self.ready, Surface::Ready, Arc::clone(admin)), workers);
+        (traffic, ports)
+    }
+}
+
+/// Waits for the stop and drains, or for a listener that fails before.
+async fn until_stopped(
+    drain: &Drain,
+    limits: &waypoint_proxy::limits::Limits,
+    stops: &mut mpsc::Receiver<Stop>,
+    events: &Events,
+    mut traffic: JoinSet<Result<(), ListenerError>>,
+    open: impl Fn() -> (usize, usize),
+) -> Result<Cut, StartError> {
+    let mut failed = Ok(());
+    let served = async {
+        while let Some(ended) = traffic.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return failed = Err(StartError::Listener(error)),
+                Err(error) => return failed = Err(StartError::Task(error)),
+            }
+        }
+    };
+    let cut = shutdown::drain(drain, limits, stops, events, served, open).await;
+    failed.map(|()| cut)
+}
+
+fn finish(events: &Events, telemetry: &Telemetry, outcome: &Result<Cut, StartError>) {
+    if let Ok(cut) = outcome {
+        if cut.streams > 0 || cut.connections > 0 {
+            let (connections, streams) = (cut.connections, cut.streams);
+            tracing::warn!(connections, streams, "cut at the end of the drain");
+        }
+        events.tell(Event::Stopped { connections_cut: cut.connections, streams_cut: cut.streams });
+    }
+    if !telemetry.flush(LAST_LINES) {
+        tracing::warn!("the last access log lines could not be written");
+    }
+}
+
+async fn tell_ready(mut readiness: Readiness, events: Events) {
+    let generation = readiness.reached().await;
+    events.tell(Event::Ready { generation });
+}
+
+/// Shows when our certificate expires, and says each new one.
+async fn report_certificate(tls: MeshTls, telemetry: Telemetry) {
+    let mut svids = tls.svid();
+    loop {
+        let current = svids.borrow_and_update().clone();
+        if let Some(svid) = current {
+            telemetry.certificate(svid.not_after());
+            tracing::info!(id = %svid.id(), serial = svid.serial(), "certificate");
+        }
+        if svids.changed().await.is_err() {
+            let never: Infallible = std::future::pending().await;
+            match never {}
+        }
+    }
+}
