@@ -2,10 +2,13 @@
 
 use anyhow::{Context, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// A held listener on `.1` of a block and this port says that the block is taken. No workload listens here.
 const LEASE_PORT: u16 = 15999;
+
+/// Leases of this process. A block is not taken again soon, since a process that was killed still holds its ports a while.
+static LEASES: AtomicU32 = AtomicU32::new(0);
 
 /// One leased block `127.x.y.0/24`. Every address of `127.0.0.0/8` is local on Linux; nothing has to be set up.
 #[derive(Debug)]
@@ -18,9 +21,12 @@ pub struct Addresses {
 impl Addresses {
     /// Leases a block that no other test of this machine holds. It is free again when this value is dropped.
     pub fn lease() -> Result<Self> {
-        let start = std::process::id();
         (0..u32::from(u16::MAX))
-            .map(|step| block(start.wrapping_mul(97).wrapping_add(step)))
+            .map(|_| {
+                block(
+                    LEASES.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(97)),
+                )
+            })
             .find_map(|block| {
                 let lease = TcpListener::bind((address(block, 1), LEASE_PORT)).ok()?;
                 Some(Self { block, next: AtomicU8::new(2), _lease: lease })

@@ -4,6 +4,7 @@
 //! A neighbour that is missing is an error with that advice, never a test that passes in silence.
 
 use crate::process::Process;
+use crate::wait;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -59,7 +60,7 @@ impl Runtime {
         let args = [address.ip().to_string(), address.port().to_string()];
         let mut server = Process::start(script, self.command(script, &args)?)?;
         let output = server.stdout.clone();
-        crate::wait::until_async(&format!("{script} listens"), async || {
+        wait::until_async(&format!("{script} listens"), async || {
             server.assert_running()?;
             Ok(output.json().iter().any(|line| line.get("listening").is_some()).then_some(()))
         })
@@ -73,7 +74,7 @@ impl Runtime {
     /// When the script fails, with what it printed.
     pub async fn report(self, script: &str, args: &[&str]) -> Result<Value> {
         let mut client = Process::start(script, self.command(script, args)?)?;
-        let status = client.ended().await?;
+        let status = client.ended_within(wait::PATIENCE).await?;
         let printed = (client.stdout.all(), client.stderr.all());
         ensure!(status.success(), "{script} ended with {status}: {printed:?}");
         client.stdout.json().pop().with_context(|| format!("{script} told nothing: {printed:?}"))
@@ -82,7 +83,7 @@ impl Runtime {
     /// Runs a script to its end, however it ends, and returns its process with all output.
     pub async fn run(self, script: &str, args: &[impl AsRef<OsStr>]) -> Result<(Process, i32)> {
         let mut process = Process::start(script, self.command(script, args)?)?;
-        let status = process.ended().await?;
+        let status = process.ended_within(wait::PATIENCE).await?;
         Ok((process, status.code().context("ended by a signal")?))
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
@@ -52,7 +53,13 @@ impl Process {
 
     /// Waits for the process to end by itself, and for the last of its output.
     pub async fn ended(&mut self) -> Result<ExitStatus> {
-        let status = wait::within(&format!("{} to end", self.name), self.child.wait()).await??;
+        self.ended_within(wait::DEADLINE).await
+    }
+
+    /// The same for a program that takes its time.
+    pub async fn ended_within(&mut self, time: Duration) -> Result<ExitStatus> {
+        let what = format!("{} to end", self.name);
+        let status = wait::within_time(time, &what, self.child.wait()).await??;
         for reader in self.readers.drain(..) {
             reader.await?;
         }
@@ -82,7 +89,7 @@ pub async fn run(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr
     let mut command = Command::new(program);
     command.args(args);
     let mut process = Process::start(&name, command)?;
-    let status = process.ended().await?;
+    let status = process.ended_within(wait::PATIENCE).await?;
     ensure!(status.success(), "{name} ended with {status}: {:?}", process.stderr.all());
     Ok(process.stdout.all())
 }

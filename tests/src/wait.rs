@@ -7,12 +7,20 @@ use tokio::time::{Instant, sleep, timeout};
 /// How long a test waits for something that should happen at once. Generous, because two cores may run many tests.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long a test waits for a whole program of somebody else: an SDK's client, a suite.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Pause between two looks at a condition that can't be waited for directly.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Finishes `future` within [`DEADLINE`] or fails with `what` was waited for.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
-    timeout(DEADLINE, future).await.with_context(|| format!("waited {DEADLINE:?} for {what}"))
+    within_time(DEADLINE, what, future).await
+}
+
+/// Finishes `future` within `time` or fails with `what` was waited for.
+pub async fn within_time<T>(time: Duration, what: &str, future: impl Future<Output = T>) -> Result<T> {
+    timeout(time, future).await.with_context(|| format!("waited {time:?} for {what}"))
 }
 
 /// Looks until `probe` finds something, for at most [`DEADLINE`].
