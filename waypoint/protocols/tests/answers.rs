@@ -138,6 +138,22 @@ fn a_refused_request_is_answered_with_exact_bytes() {
             error("9", -32601, "Method not found"),
         ),
         (
+            "taken away, and names nothing",
+            modern("resources/subscribe", None),
+            current("resources/subscribe", ""),
+            Hide,
+            404,
+            error("9", -32601, "Method not found"),
+        ),
+        (
+            "taken away, but names something that an older server would run",
+            modern("resources/subscribe", None),
+            current("resources/subscribe", r#","uri":"demo://h/r""#),
+            Hide,
+            200,
+            error("9", -32602, "Resource not found"),
+        ),
+        (
             "modern subscription",
             modern("subscriptions/listen", None),
             current(

@@ -1,7 +1,7 @@
 //! One message of an exchange: what it is, and what it names.
 
 use super::method::{self, INITIALIZE, Method, Names};
-use super::revision::Declared;
+use super::revision::{Declared, Revision};
 use super::subject::{Arguments, Context, Subject, Target};
 use crate::facts::Kind;
 use crate::json::{Document, Shape, Value, is_twin};
@@ -92,6 +92,11 @@ pub(super) struct Declaration<'b> {
 }
 
 impl Declaration<'_> {
+    /// The revision that the body declares; before 2026-07-28 bodies declare none.
+    fn revision(&self) -> Option<Revision> {
+        self.version.as_deref().map(Revision::parse)
+    }
+
     pub(super) fn with_header<'a>(&'a self, header: Option<&'a str>) -> Declared<'a> {
         Declared {
             header,
@@ -187,7 +192,11 @@ impl<'d, 'b> Reader<'d, 'b> {
         };
         let mut asked = Asked { kind: Kind::Call, targets: Vec::new(), arguments: None, refused: None };
         match method::find(&method) {
-            Some(row) => self.ask(row, &params, &mut asked)?,
+            Some(row) => match self.ask(row, &params, &mut asked) {
+                // Servers of that revision say that they do not have the method, whatever else the request lacks.
+                Err(_) if row.is_gone_from(declaration.revision()) => asked.refused = Some(Refused::Method),
+                asked => asked?,
+            },
             None => asked.refused = Some(Refused::Method),
         }
         let context = Context { proposed: declaration.proposed.clone(), ..self.context.clone() };

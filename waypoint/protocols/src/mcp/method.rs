@@ -45,6 +45,11 @@ impl Method {
         }
     }
 
+    /// Whether a request of this revision (`None`: not declared in the body) asks for a method that it took away.
+    pub(super) fn is_gone_from(&self, declared: Option<Revision>) -> bool {
+        declared == Some(E) && self.revisions.1 != E
+    }
+
     /// Whether messages of this method can be judged. The others are refused by name.
     pub fn is_built(&self) -> bool {
         self.names != Names::NotBuilt
