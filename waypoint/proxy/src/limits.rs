@@ -41,7 +41,7 @@ pub struct Limits {
     pub inspection_timeout: Duration,
     /// Largest list answer that is filtered; beyond it the answer is refused, never passed unfiltered.
     pub screened_list: usize,
-    /// Largest event of a filtered event stream.
+    /// Largest event of a filtered event stream. A list answer comes as one event, so not under `screened_list`.
     pub sse_event: usize,
     /// Largest request body kept for a retry.
     pub retry_replay: usize,
@@ -111,7 +111,7 @@ impl Default for Limits {
             inspected_total: 128 << 20,
             inspection_timeout: Duration::from_secs(30),
             screened_list: 4 << 20,
-            sse_event: 1 << 20,
+            sse_event: 4 << 20,
             retry_replay: 64 << 10,
             sniffed: 1 << 10,
             sniff_timeout: Duration::from_millis(100),

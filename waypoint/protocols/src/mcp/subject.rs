@@ -107,6 +107,9 @@ impl Facts for Subject<'_> {
             FactKey::ProtocolVersion => tell(self.context.version(), test),
             FactKey::Argument(path) => self.arguments.as_ref().map_or(Truth::No, |a| a.ask(path, test)),
             FactKey::Tool | FactKey::Prompt | FactKey::Resource | FactKey::Task => self.target.ask(key, test),
+            // What a server declares of a tool is known once its tools are pinned, which is not built yet. Until then it cannot
+            // be told, so that neither `values` nor `notValues` of a hint permits a call.
+            FactKey::ToolHint(_) if matches!(self.target, Target::Tool(_)) => Truth::NotYet,
             FactKey::ToolHint(_) => Truth::No,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_protocols::mcp as protocol;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::mcp::{self, Entered, SESSION};
@@ -41,6 +41,10 @@ fn build(status: StatusCode, content_type: &'static str, body: Bytes) -> Respons
     if !body.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         *response.body_mut() = Body::full(body);
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        // RFC 9110 §15.5.6; only MCP ports limit methods.
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST, DELETE"));
     }
     response
 }

@@ -6,6 +6,7 @@ use agent_protocols::mcp::{self, Exchange, Head, HeadKind, Revision};
 use agent_protocols::{Kind, Malformed, Reply};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use waypoint_policy::{Attributes, Denial, HeadVerdict, Permit, PolicySet};
 
@@ -82,6 +83,9 @@ pub(crate) async fn authorize(
     }
     let head = Head::read(parts).map_err(malformed)?;
     log.mcp_head(&head);
+    if head.kind() != HeadKind::Message && !body.is_end_stream() {
+        return Err(Refusal::BadRequest("unexpected_body").into()); // HTTP/2 needs no header to announce one.
+    }
     let decision = destination.policy.decide_head(&asked::attributes(cx, parts, target, destination.port));
     match decision {
         HeadVerdict::Deny(denial) => Err(Refused::worded(denied(log, denial), mcp::no_access())),

@@ -276,3 +276,6 @@ impl Chosen {
         Self::new(endpoint, Some(Counted::Upgrade(running)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,8 @@ impl EndpointPool {
     fn keep_http1(&self, connection: Http1) {
         let mut idle = self.http1();
         // Asked under the lock, so that `close` cannot come in between.
-        if !self.closed.load(Ordering::SeqCst) && idle.len() < self.max_idle {
+        let keeps = !self.closed.load(Ordering::SeqCst) && idle.len() < self.max_idle;
+        if keeps && !connection.sender.is_closed() {
             idle.push(connection);
         }
     }
@@ -372,13 +373,13 @@ impl Connections {
 
     async fn lease_http2(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
         let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
-        let shared = || reuse.then(|| pool.open_http2(own.as_ref())).flatten();
-        if let Some(open) = shared() {
+        if reuse && let Some(open) = pool.open_http2(own.as_ref()) {
             return Ok(Lease::http2(open, pool, true));
         }
         // The semaphore is never closed.
         let _one_at_a_time = pool.dialing.acquire().await.ok();
-        if let Some(open) = shared() {
+        // What another request opened meanwhile is new enough even where a kept one was not.
+        if let Some(open) = pool.open_http2(own.as_ref()) {
             return Ok(Lease::http2(open, pool, true));
         }
         let (transport, line) = self.open(endpoint, own.clone(), self.max_streams).await?;

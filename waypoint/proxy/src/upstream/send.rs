@@ -158,10 +158,11 @@ impl Upstreams {
                 }
                 Err(error) => {
                     message.recover(error.fate, returned).await;
-                    reuse = error.fate != Fate::Unsent || !lease.is_reused() || !message.is_whole();
-                    if reuse {
+                    let stale = error.fate == Fate::Unsent && lease.is_reused() && message.is_whole();
+                    if !stale || !reuse {
                         return Err(Failure::Send(error));
                     }
+                    reuse = false;
                 }
             }
         }
