@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use certs::{MeshTls, PeerCertificate};
@@ -50,6 +50,7 @@ pub struct Proxy {
     tls: MeshTls,
     connections: Arc<Semaphore>,
     handshakes: Semaphore,
+    open: AtomicUsize,
     /// Flow-control credit granted to open connections, in bytes.
     credit: Arc<AtomicU64>,
 }
@@ -79,6 +80,7 @@ impl Proxy {
             tls,
             connections: Arc::new(Semaphore::new(connections)),
             handshakes: Semaphore::new(handshakes),
+            open: AtomicUsize::new(0),
             credit: Arc::new(AtomicU64::new(0)),
         })
     }
@@ -86,7 +88,7 @@ impl Proxy {
     /// Connections open now.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.shared.settings.limits.connections.saturating_sub(self.connections.available_permits())
+        self.open.load(Ordering::Relaxed)
     }
 
     /// MCP sessions remembered now.
@@ -150,6 +152,7 @@ impl Proxy {
         _slot: Option<OwnedSemaphorePermit>,
     ) {
         let _ = tcp.set_nodelay(true);
+        let _counted = Counted::one(&self.open);
         match inbound {
             Inbound::Hbone => self.hbone(tcp, from, drain).await,
             Inbound::ProxyProtocol => sandwich::serve(tcp, from, &self.shared, drain).await,
@@ -210,6 +213,22 @@ impl PeerWatch {
                 changed = revocations.changed() => if changed.is_err() { std::future::pending::<()>().await },
             }
         }
+    }
+}
+
+/// One of something, for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn one(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use waypoint_model::{MeshConfig, Policy, PolicyKey, Route, Service, ServiceKey};
+use waypoint_model::{
+    Backend, BackendTarget, MeshConfig, Policy, PolicyKey, Rewrite, Route, RouteAction, RouteKey, RouteRule,
+    Service, ServiceKey,
+};
 use waypoint_policy::PolicySet;
 
 use super::{Destination, Snapshot};
 use crate::routing::table::RouteTable;
 use crate::upstream::{Cluster, Upstreams};
 
-/// Compiles a mesh. Entries of `previous` whose inputs are the same objects are reused, so cost follows the change.
+/// Compiles a mesh. Policies of `previous` that are the same objects are not compiled again, so cost follows the change;
+/// routes and endpoint lists are cheap and made anew.
 pub(super) fn build(
     mesh: &Arc<MeshConfig>,
     upstreams: &Arc<Upstreams>,
@@ -80,13 +84,11 @@ fn destinations(
     mesh: &MeshConfig,
     service: &Arc<Service>,
     clusters: &mut Clusters<'_>,
-    _previous: Option<&Snapshot>,
+    previous: Option<&Snapshot>,
     generation: u64,
 ) -> HashMap<u16, Arc<Destination>> {
-    let compiled = |opaque| Arc::new(attached(mesh, service, opaque, generation));
-    let (policy, opaque_policy) = (compiled(false), compiled(true));
-    let routes: Vec<Arc<Route>> =
-        service.routes.iter().filter_map(|key| mesh.routes.get(key).cloned()).collect();
+    let Policies { policies, policy, opaque_policy } = compile(mesh, service, previous, generation);
+    let routes: Vec<Arc<Route>> = service.routes.iter().map(|key| route(mesh, key)).collect();
     let mut ports = HashMap::new();
     for (number, port) in &service.ports {
         let Some(cluster) = clusters.get(&service.key, *number) else { continue };
@@ -96,6 +98,7 @@ fn destinations(
             service: Arc::clone(service),
             port: *number,
             protocol: port.protocol,
+            policies: policies.clone(),
             policy: Arc::clone(&policy),
             opaque_policy: Arc::clone(&opaque_policy),
             routes,
@@ -104,4 +107,49 @@ fn destinations(
         ports.insert(*number, Arc::new(destination));
     }
     ports
+}
+
+/// The policies of one service, and what they compile to.
+struct Policies {
+    policies: Vec<Arc<Policy>>,
+    policy: Arc<PolicySet>,
+    opaque_policy: Arc<PolicySet>,
+}
+
+fn compile(mesh: &MeshConfig, service: &Service, previous: Option<&Snapshot>, generation: u64) -> Policies {
+    let policies: Vec<Arc<Policy>> =
+        service.policies.iter().filter_map(|key| mesh.policies.get(key).cloned()).collect();
+    let before = previous.and_then(|snapshot| snapshot.any_port(&service.key.hostname));
+    let same = |before: &&Arc<Destination>| {
+        let pairs = before.policies.iter().zip(&policies);
+        policies.len() == service.policies.len()
+            && before.service.policies == service.policies
+            && before.policies.len() == policies.len()
+            && pairs.into_iter().all(|(before, now)| Arc::ptr_eq(before, now))
+    };
+    if let Some(before) = before.filter(same) {
+        let (policy, opaque_policy) = (Arc::clone(&before.policy), Arc::clone(&before.opaque_policy));
+        return Policies { policies, policy, opaque_policy };
+    }
+    let compiled = |opaque| Arc::new(attached(mesh, service, opaque, generation));
+    let (policy, opaque_policy) = (compiled(false), compiled(true));
+    Policies { policies, policy, opaque_policy }
+}
+
+/// A route of the mesh. One that a service refers to and nobody delivered leads nowhere, instead of to the service past it.
+fn route(mesh: &MeshConfig, key: &RouteKey) -> Arc<Route> {
+    mesh.routes.get(key).cloned().unwrap_or_else(|| {
+        let target = BackendTarget::Missing(format!("route {key} was not delivered"));
+        let backends = vec![Backend { target, weight: 1, request_headers: Vec::new() }];
+        let rule = RouteRule {
+            name: key.to_string(),
+            matches: Vec::new(),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            action: RouteAction::Forward { backends, rewrite: Rewrite::default() },
+            timeout: None,
+            backend_timeout: None,
+        };
+        Arc::new(Route { key: key.clone(), hostnames: Vec::new(), port: None, rules: vec![rule] })
+    })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hbone::Target;
-use waypoint_model::{MeshConfig, Protocol, Service, Workload};
+use waypoint_model::{MeshConfig, Policy, Protocol, Service, Workload};
 use waypoint_policy::PolicySet;
 
 use crate::refusal::Refusal;
@@ -16,9 +16,11 @@ use crate::upstream::Cluster;
 pub struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) mesh: Arc<MeshConfig>,
-    /// Fronted services by virtual address; `None` marks an address of the mesh that is not ours.
+    /// Fronted services by virtual address, then port.
     pub(crate) by_address: HashMap<IpAddr, HashMap<u16, Arc<Destination>>>,
+    /// Fronted services by lower-case host name, then port.
     pub(crate) by_host: HashMap<Arc<str>, HashMap<u16, Arc<Destination>>>,
+    /// Workloads by address.
     pub(crate) workloads: HashMap<IpAddr, Arc<Workload>>,
 }
 
@@ -30,6 +32,8 @@ pub struct Destination {
     pub port: u16,
     /// What the port carries.
     pub protocol: Protocol,
+    /// What the rules were compiled from.
+    pub(crate) policies: Vec<Arc<Policy>>,
     /// Rules for HTTP requests.
     pub policy: Arc<PolicySet>,
     /// Rules for opaque streams (Istio's asymmetry for HTTP fields applied).
@@ -68,6 +72,11 @@ impl Snapshot {
             (None, Target::Host { .. }) => Err(Refusal::UnknownDestination(target.clone())),
             (None, Target::Addr(_)) => Err(Refusal::NotOurs(target.clone())),
         }
+    }
+
+    /// Any port of the service with this host name: its policies are the same on all of them.
+    pub(crate) fn any_port(&self, hostname: &str) -> Option<&Arc<Destination>> {
+        self.by_host.get(hostname)?.values().next()
     }
 
     /// The workload at an address, for telemetry only.
