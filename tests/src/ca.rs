@@ -175,9 +175,11 @@ fn leaf_params(request: &Request, serial: SerialNumber) -> Result<CertificatePar
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = request.usages.clone();
-    if request.is_ca {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    }
+    params.is_ca = match request.is_ca {
+        true => IsCa::Ca(BasicConstraints::Unconstrained),
+        // SPIRE's and istiod's CAs say it, and the Workload API's clients ask for it.
+        false => IsCa::ExplicitNoCa,
+    };
     Ok(params)
 }
 

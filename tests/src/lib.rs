@@ -15,6 +15,7 @@
 //! a waypoint before one. A file of tests begins with `#![cfg(test)]`, which tells the lints that it is one.
 
 pub mod addresses;
+pub mod application;
 pub mod ca;
 pub mod forward;
 pub mod http;
@@ -24,8 +25,10 @@ pub mod mesh;
 pub mod neighbours;
 pub mod portcullis;
 pub mod process;
+pub mod single;
 pub mod stand;
 pub mod tls;
 pub mod upstream;
 pub mod wait;
+pub mod workload_api;
 pub mod ztunnel;

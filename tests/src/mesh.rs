@@ -18,8 +18,9 @@ use crate::ca::{Ca, Svid, SvidFiles};
 use crate::manifests::{self, Manifests, Port};
 use crate::portcullis::{Portcullis, Run};
 use crate::ztunnel::{Inbound, Outbound};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// Namespace of the waypoint and of all services of a test mesh.
@@ -84,6 +85,13 @@ impl Setup {
     /// Writes or replaces an AuthorizationPolicy; see [`manifests::policy`].
     pub fn policy(&self, name: &str, service: &str, action: &str, rules: &str) -> Result<()> {
         write_policy(&self.manifests, name, service, action, rules)
+    }
+
+    /// Writes a file that a flag is to name, beside the SVID.
+    pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.certificates.path().join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        Ok(path)
     }
 
     /// How the waypoint would be started, to add flags to.

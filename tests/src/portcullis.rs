@@ -38,10 +38,16 @@ impl Run {
     /// Serves the manifests in `manifests` with the identity in `svid`; every listener gets a free loopback port.
     #[must_use]
     pub fn new(manifests: &Path, svid: &SvidFiles) -> Self {
+        let run = Self::nameless(manifests);
+        let run = run.arg("--cert-chain", &svid.cert_chain).arg("--key", &svid.key);
+        run.arg("--trust-bundle", &svid.trust_bundle)
+    }
+
+    /// The same without a flag that says where the identity comes from.
+    #[must_use]
+    pub fn nameless(manifests: &Path) -> Self {
         let run = Self { args: vec!["run".into()] };
         let run = run.arg("--manifests", manifests);
-        let run = run.arg("--cert-chain", &svid.cert_chain).arg("--key", &svid.key);
-        let run = run.arg("--trust-bundle", &svid.trust_bundle);
         let listeners = ["--hbone-address", "--admin-address", "--metrics-address", "--ready-address"];
         listeners.into_iter().fold(run, |run, flag| run.arg(flag, "127.0.0.1:0"))
     }
@@ -85,15 +91,29 @@ impl Portcullis {
 
     /// Waits for the event `ready`, and learns the bound addresses from the events before it.
     pub async fn ready(&mut self) -> Result<()> {
+        self.told("ready", |line| line.get("event") == Some(&"ready".into())).await?;
+        self.learn_addresses()
+    }
+
+    /// Waits until all listeners are bound, which may be before it is ready, and learns their addresses.
+    pub async fn bound(&mut self) -> Result<()> {
+        // The readiness port is bound last.
+        self.told("bound", |line| line.get("what") == Some(&"ready".into())).await?;
+        self.learn_addresses()
+    }
+
+    async fn told(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
         let process = &mut self.process;
-        let events = process.stderr.clone();
-        wait::until_async("portcullis is ready", async || {
+        wait::until_async(&format!("portcullis is {what}"), async || {
             process.assert_running()?;
-            Ok(events.json().iter().any(|line| line.get("event") == Some(&"ready".into())).then_some(()))
+            Ok(process.stderr.json().iter().any(&wanted).then_some(()))
         })
-        .await?;
-        let bound = events.json().into_iter().filter(|line| line.get("event") == Some(&"listening".into()));
-        for line in bound {
+        .await
+    }
+
+    fn learn_addresses(&mut self) -> Result<()> {
+        let events = self.process.stderr.json();
+        for line in events.iter().filter(|line| line.get("event") == Some(&"listening".into())) {
             let text = |key: &str| line.get(key).and_then(Value::as_str).with_context(|| line.to_string());
             self.listeners.insert(text("what")?.to_owned(), text("address")?.parse()?);
         }
@@ -155,6 +175,11 @@ impl Portcullis {
     /// Waits until a newer configuration than `generation` is in force.
     pub async fn newer_than(&self, generation: f64) -> Result<f64> {
         self.metric_reaches("portcullis_config_generation", &[], generation + 1.0).await
+    }
+
+    /// Memory that it holds now, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        self.process.resident_bytes()
     }
 
     /// Sends a signal by its name.

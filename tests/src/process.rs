@@ -72,6 +72,14 @@ impl Process {
         self.ended().await
     }
 
+    /// Memory that it holds now (`VmRSS` of `/proc`), in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let pid = self.child.id().with_context(|| format!("{} has ended", self.name))?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
     /// Fails when the process has ended already, with how.
     pub fn assert_running(&mut self) -> Result<()> {
         let ended = self.child.try_wait()?;

@@ -7,9 +7,13 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, NamedGroup, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
+use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 const TLS_1_3: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
@@ -39,6 +43,20 @@ pub fn server_config(svid: &Svid, bundle: &str) -> Result<ServerConfig> {
         builder.with_client_cert_verifier(verifier).with_single_cert(svid.chain(), svid.key())?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
+}
+
+/// One handshake with the waypoint at `address`, that tells the key exchange and the leaf that it showed.
+pub async fn meet(
+    config: ClientConfig,
+    address: SocketAddr,
+) -> Result<(NamedGroup, CertificateDer<'static>)> {
+    let tcp = TcpStream::connect(address).await?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let tls = connector.connect(ServerName::IpAddress(address.ip().into()), tcp).await?;
+    let (_, connection) = tls.get_ref();
+    let group = connection.negotiated_key_exchange_group().context("a key exchange")?.name();
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first()).context("a certificate")?;
+    Ok((group, leaf.clone().into_owned()))
 }
 
 /// The URI SANs of a certificate, in order; empty if it has none or can't be read.

@@ -1,5 +1,7 @@
 //! What the documentation shows is what the binary says: every example is run through `portcullis check`.
 
+#![cfg(test)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,7 +54,13 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn check(manifests: &Path, arguments: &[String]) -> (Option<i32>, String) {
-    let run = Command::new(binary().unwrap()).arg("check").arg("--manifests").arg(manifests).args(arguments).output().unwrap();
+    let run = Command::new(binary().unwrap())
+        .arg("check")
+        .arg("--manifests")
+        .arg(manifests)
+        .args(arguments)
+        .output()
+        .unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     (run.status.code(), said)
 }
@@ -98,7 +106,8 @@ fn ask(folder: &Path, line: &str, at: usize) {
     };
     let who = words.next().unwrap();
     let (namespace, account) = who.split_once('/').unwrap();
-    let mut arguments = vec!["--from".to_owned(), format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")];
+    let mut arguments =
+        vec!["--from".to_owned(), format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")];
     arguments.extend(["--to".to_owned(), "github-mcp.tools:80".to_owned()]);
     arguments.extend(words);
     let (code, said) = check(folder, &arguments);

@@ -138,7 +138,7 @@ impl Connection {
         if head.status != StatusCode::OK {
             return Err(Refused { status: head.status, headers: head.headers }.into());
         }
-        Ok(TunnelStream::new(outgoing, incoming))
+        Ok(TunnelStream::new(outgoing, incoming).on(self.driver.clone()))
     }
 
     /// Raw access to HTTP/2 for tests that count streams or send odd frames.

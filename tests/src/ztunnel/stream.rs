@@ -2,8 +2,10 @@
 
 use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
+use std::any::Any;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -14,11 +16,18 @@ pub struct TunnelStream {
     send: SendStream<Bytes>,
     receive: RecvStream,
     unread: Bytes,
+    /// The connection, which must not end before its last stream.
+    _connection: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl TunnelStream {
     pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
-        Self { send, receive, unread: Bytes::new() }
+        Self { send, receive, unread: Bytes::new(), _connection: None }
+    }
+
+    /// The same, holding what moves the frames of its connection.
+    pub(super) fn on(self, connection: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { _connection: Some(connection), ..self }
     }
 
     /// Resets the stream.
