@@ -9,7 +9,7 @@ pub struct DemoArgs {
     #[arg(long)]
     pub keep: bool,
 
-    /// Requests of the short load at the end. Default 500.
-    #[arg(long, value_name = "N", default_value_t = 500, hide_default_value = true)]
+    /// Requests of the short load at the end. Default 2000.
+    #[arg(long, value_name = "N", default_value_t = 2000, hide_default_value = true)]
     pub requests: usize,
 }
