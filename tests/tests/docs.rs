@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use portcullis_tests::portcullis::binary;
+use portcullis_tests::ca::Ca;
+use portcullis_tests::portcullis::{Portcullis, Run, binary};
 
 /// One fenced block, with where it stands.
 struct Block {
@@ -139,4 +140,43 @@ fn every_check_of_a_readme_ends_as_its_comment_says() {
         }
     }
     assert!(run >= 6, "the examples hold only {run} checks");
+}
+
+#[test]
+fn the_operations_page_names_every_setting_with_its_default() {
+    let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let run = Command::new(binary().unwrap()).arg("schema").output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    let settings = schema["properties"].as_object().unwrap();
+    assert!(settings.len() > 30, "{settings:?}");
+    for (name, property) in settings {
+        let (name, default) = (format!("`{name}`"), property["default"].to_string());
+        let row = page.lines().find(|line| line.starts_with('|') && line.contains(&name));
+        let row = row.unwrap_or_else(|| panic!("docs/operations.md does not name {name}"));
+        let has_default = row.split(['|', '·']).any(|cell| cell.trim() == default);
+        assert!(has_default, "docs/operations.md gives {name} another default than {default}: {row}");
+    }
+}
+
+#[tokio::test]
+async fn the_operations_page_names_every_metric() -> anyhow::Result<()> {
+    let ca = Ca::new("cluster.local")?;
+    let svid = ca.svid(&ca.id("tools", "waypoint"))?;
+    let folder = tempfile::tempdir()?;
+    let run = Run::new(&root().join("examples/basic"), &svid.write_to(folder.path(), ca.bundle_pem())?);
+    let portcullis = Portcullis::start(&run).await?;
+    let (status, text) = portcullis.ask("metrics", http::Method::GET, "/stats/prometheus").await?;
+    assert_eq!(status, 200);
+    let page = fs::read_to_string(root().join("docs/operations.md"))?;
+    let types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(types.len() > 8, "{text}");
+    for line in types {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        assert!(
+            page.contains(&format!("`{name}{suffix}`")),
+            "docs/operations.md does not name {name}{suffix}"
+        );
+    }
+    Ok(())
 }
