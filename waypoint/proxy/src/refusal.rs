@@ -139,6 +139,19 @@ impl Refusal {
         }
     }
 
+    /// The setting whose bound was reached, if that is the cause.
+    #[must_use]
+    pub fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::TooLargeToInspect { .. } => Some("inspected_body"),
+            Self::InspectionBusy => Some("inspected_total"),
+            Self::BodyNotReceived => Some("inspection_timeout"),
+            Self::Unscreenable("list_too_large") => Some("screened_list"),
+            Self::Upstream(UpstreamError::Overloaded) => Some("endpoint_requests"),
+            _no_bound => None,
+        }
+    }
+
     /// Response code details, as the access log shows them. Never sent to a client.
     #[must_use]
     pub fn detail(&self) -> String {

@@ -194,6 +194,9 @@ impl ExchangeLog {
     /// A refusal's answer.
     pub(crate) fn refused(mut self, refusal: &Refusal, response: Response<Body>) -> Response<Body> {
         self.0.telemetry.refused(refusal.reason());
+        if let Some(limit) = refusal.limit() {
+            self.0.telemetry.limit_hit(limit);
+        }
         let record = &mut self.0.record;
         record.flags = refusal.flag();
         record.detail = refusal.detail();
