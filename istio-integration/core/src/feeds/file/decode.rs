@@ -30,10 +30,17 @@ pub(super) fn decode<T: DeserializeOwned>(body: &Value, unread: Unread, remarks:
         Ok(value) => Some(value),
         Err(error) => {
             let path = track.path().to_string();
-            remarks.error(if path == "." { String::new() } else { path }, error.to_string());
+            remarks.error(if path == "." { String::new() } else { path }, with_fix(error.to_string()));
             None
         }
     }
+}
+
+/// A text that YAML takes for a number or a boolean is the commonest fault of all.
+fn with_fix(message: String) -> String {
+    let scalar =
+        message.contains("integer") || message.contains("boolean") || message.contains("floating point");
+    if scalar && message.ends_with("expected a string") { message + ": put it in quotes" } else { message }
 }
 
 fn report(path: String, unread: Unread, remarks: &mut Remarks) {
@@ -169,6 +176,14 @@ mod tests {
             assert_eq!(decode::<Body>(&body, UNREAD, &mut remarks), None, "{body}");
             assert_eq!(fields(&remarks), [want], "{body}");
         }
+    }
+
+    #[test]
+    fn a_text_without_quotes_is_told_to_take_them() {
+        let mut remarks = Remarks::default();
+        assert_eq!(decode::<Vec<String>>(&json!(["80", 80]), UNREAD, &mut remarks), None);
+        let message = &remarks.iter().next().unwrap().message;
+        assert!(message.ends_with("expected a string: put it in quotes"), "{message}");
     }
 
     #[test]

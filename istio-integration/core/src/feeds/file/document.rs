@@ -379,8 +379,10 @@ fn from_yaml(text: &str) -> Result<Value, String> {
         budget: serde_saphyr::budget! { max_nodes: MAX_NODES, max_events: 2 * MAX_NODES },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
     };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        message.lines().next().unwrap_or_default().to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -414,7 +416,7 @@ mod tests {
     #[test]
     fn unreadable_documents_say_why() {
         let rows = [
-            ("a: 1\na: 2\n", "duplicate"),
+            ("a: 1\na: 2\n", "duplicate mapping key `a` is not allowed here at line 2"),
             ("- 1\n", "not a Kubernetes object"),
             ("kind: Service\n", "no `apiVersion` and `kind`"),
             (

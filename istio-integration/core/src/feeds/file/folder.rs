@@ -31,7 +31,7 @@ pub struct Loaded {
 /// A [`LoadError`] where the folder cannot be read. What is wrong with its documents is in [`Loaded::findings`].
 pub fn load(dir: &Path, options: &Options) -> Result<Loaded, LoadError> {
     let mut folder = Folder::new(dir.to_owned(), options.clone());
-    folder.update(scan::read(dir)?);
+    folder.update(scan::read(dir, None)?);
     Ok(folder.loaded())
 }
 
@@ -95,7 +95,7 @@ impl Folder {
     /// # Errors
     /// A [`LoadError`] where the folder cannot be read; the last state stays what it was.
     pub fn reload(&mut self) -> Result<Option<Loaded>, LoadError> {
-        let files = scan::read(&self.dir)?;
+        let files = scan::read(&self.dir, self.files.as_ref())?;
         if self.files.as_ref() == Some(&files) {
             return Ok(None);
         }
@@ -384,11 +384,32 @@ mod tests {
     }
 
     #[test]
+    fn each_policy_in_force_says_where_it_stands() {
+        let mut fixture = Fixture::new(&[("a.yaml", &format!("{SERVICE}---\n{}", policy("ALLOW")))]);
+        let loaded = fixture.reload();
+        let origin = loaded.origins.get(&PolicyKey::new("a", "p")).unwrap();
+        assert!(origin.file.ends_with("a.yaml") && origin.document == 2, "{origin:?}");
+        fixture.write("a.yaml", SERVICE);
+        assert!(fixture.reload().origins.is_empty());
+    }
+
+    #[test]
     fn nothing_new_is_no_state() {
         let mut fixture = Fixture::new(&[("a.yaml", SERVICE)]);
         fixture.reload();
         assert!(fixture.folder.reload().unwrap().is_none());
         fixture.write("notes.txt", "not a manifest");
+        assert!(fixture.folder.reload().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_folder_that_is_away_for_a_while_changes_nothing() {
+        let mut fixture = Fixture::new(&[("a.yaml", SERVICE)]);
+        fixture.reload();
+        let (here, away) = (fixture.dir.path().to_owned(), fixture.dir.path().with_extension("away"));
+        fs::rename(&here, &away).unwrap();
+        assert!(matches!(fixture.folder.reload(), Err(LoadError::List(..))));
+        fs::rename(&away, &here).unwrap();
         assert!(fixture.folder.reload().unwrap().is_none());
     }
 

@@ -111,3 +111,110 @@ pub(super) fn stand_in(document: &Document, why: &str) -> Option<Resource> {
         | Kind::WorkloadEntry => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::feeds::file::document::Contents;
+
+    /// Words that lead deep into some translator, and some that lead nowhere.
+    const WORDS: [&str; 40] = [
+        "*",
+        "/mcp",
+        "10.0.0.1",
+        "10.0.0.0/8",
+        "80",
+        "ALLOW",
+        "DENY",
+        "Exact",
+        "PathPrefix",
+        "Service",
+        "URLRewrite",
+        "STATIC",
+        "action",
+        "addresses",
+        "backendRefs",
+        "filters",
+        "from",
+        "hosts",
+        "key",
+        "kind",
+        "labels",
+        "matches",
+        "name",
+        "namespaces",
+        "notPaths",
+        "operation",
+        "parentRefs",
+        "path",
+        "paths",
+        "port",
+        "ports",
+        "principals",
+        "rules",
+        "source",
+        "spec",
+        "status",
+        "targetRefs",
+        "to",
+        "type",
+        "values",
+    ];
+
+    fn word() -> impl Strategy<Value = String> {
+        prop::sample::select(&WORDS[..]).prop_map(str::to_owned)
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let number = (-1_i64..70_000).prop_map(Value::from);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            number,
+            word().prop_map(Value::from)
+        ];
+        leaf.prop_recursive(6, 64, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(word(), inner, 0..6)
+                    .prop_map(|fields| fields.into_iter().collect::<Value>()),
+            ]
+        })
+    }
+
+    fn kind() -> impl Strategy<Value = (&'static str, &'static str)> {
+        prop::sample::select(vec![
+            ("v1", "Pod"),
+            ("v1", "Service"),
+            ("discovery.k8s.io/v1", "EndpointSlice"),
+            ("gateway.networking.k8s.io/v1", "Gateway"),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+            ("gateway.networking.k8s.io/v1", "ReferenceGrant"),
+            ("networking.istio.io/v1", "ServiceEntry"),
+            ("networking.istio.io/v1", "WorkloadEntry"),
+            ("security.istio.io/v1", "AuthorizationPolicy"),
+            ("security.istio.io/v1", "RequestAuthentication"),
+        ])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+        #[test]
+        fn whatever_a_document_says_it_is_translated_or_refused_by_name((version, kind) in kind(), spec in value()) {
+            let text = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}, "spec": spec}).to_string();
+            let contents = Contents::read(&Arc::from(std::path::Path::new("a.json")), &text);
+            prop_assert_eq!(contents.documents.len(), 1, "{}", text);
+            for document in &contents.documents {
+                let translated = translate(document, &Options::default());
+                let silent = translated.resource.is_none() && translated.remarks.iter().next().is_none();
+                prop_assert!(!silent, "{text}");
+                let policy = matches!(document.key.kind, Kind::AuthorizationPolicy | Kind::HttpRoute);
+                prop_assert!(!policy || translated.resource.is_some() || stand_in(document, "why").is_some(), "{text}");
+            }
+        }
+    }
+}

@@ -31,9 +31,12 @@ pub enum LoadError {
 }
 
 /// Reads every manifest of a folder. If a link or a file is swapped meanwhile, the folder is read again, so that what
-/// is returned was there at one time (a mounted ConfigMap is swapped as a whole).
-pub(super) fn read(dir: &Path) -> Result<Files, LoadError> {
+/// is returned was there at one time (a mounted ConfigMap is swapped as a whole). What is `known` already was.
+pub(super) fn read(dir: &Path, known: Option<&Files>) -> Result<Files, LoadError> {
     let mut files = read_once(dir)?;
+    if known == Some(&files) {
+        return Ok(files);
+    }
     for _ in 1..ATTEMPTS {
         let again = read_once(dir)?;
         if again == files {
@@ -125,7 +128,7 @@ mod tests {
     use super::*;
 
     fn names(dir: &Path) -> Vec<String> {
-        let files = read(dir).unwrap();
+        let files = read(dir, None).unwrap();
         files.keys().map(|path| path.strip_prefix(dir).unwrap().to_string_lossy().into_owned()).collect()
     }
 
@@ -150,17 +153,17 @@ mod tests {
     fn a_circle_of_links_ends() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("loop")).unwrap();
-        assert!(matches!(read(dir.path()), Err(LoadError::TooDeep(_))));
+        assert!(matches!(read(dir.path(), None), Err(LoadError::TooDeep(_))));
     }
 
     #[test]
     fn what_cannot_be_read_is_said() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(read(&dir.path().join("none")), Err(LoadError::List(..))));
+        assert!(matches!(read(&dir.path().join("none"), None), Err(LoadError::List(..))));
         fs::write(dir.path().join("a.yaml"), [0xff, 0xfe]).unwrap();
         let big = fs::File::create(dir.path().join("b.yaml")).unwrap();
         big.set_len(MAX_FILE_BYTES + 1).unwrap();
-        let files = read(dir.path()).unwrap();
+        let files = read(dir.path(), None).unwrap();
         let errors: Vec<_> = files.values().map(|text| text.clone().unwrap_err()).collect();
         assert_eq!(errors, ["is not UTF-8 text", "is larger than 8388608 bytes"]);
     }

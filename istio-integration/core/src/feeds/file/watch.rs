@@ -32,10 +32,10 @@ pub async fn watch(folder: Folder, out: watch::Sender<Option<Loaded>>) {
 async fn watch_every(mut folder: Folder, out: watch::Sender<Option<Loaded>>, rescan: Duration) {
     let changed = Arc::new(Notify::new());
     let mut watcher = watcher(folder.dir(), changed.clone());
-    let mut failing = false;
+    let (mut failing, mut deaf) = (false, false);
     loop {
         // Before reading, so that a change during the read is heard; each time, since links may lead elsewhere now.
-        listen(watcher.as_mut(), folder.dir());
+        deaf = listen(watcher.as_mut(), folder.dir(), deaf);
         let Some((back, result)) = reload(folder).await else { return };
         folder = back;
         failing = report(&result, failing);
@@ -94,16 +94,18 @@ fn concerns(event: &Event, dir: &Path) -> bool {
     !read_only && (event.paths.is_empty() || event.paths.iter().any(|path| path.starts_with(dir)))
 }
 
-/// Listens to the folder, and to its parent, where the folder itself may be a link that is swapped.
-fn listen(watcher: Option<&mut RecommendedWatcher>, dir: &Path) {
-    let Some(watcher) = watcher else { return };
+/// Listens to the folder, and to its parent, where the folder itself may be a link that is swapped. Tells, and logs the
+/// first time of a row, whether only the slow look around is left.
+fn listen(watcher: Option<&mut RecommendedWatcher>, dir: &Path, deaf: bool) -> bool {
+    let Some(watcher) = watcher else { return true };
     let parent =
         dir.parent().filter(|_| dir.is_symlink()).map(|parent| (parent, RecursiveMode::NonRecursive));
-    for (path, mode) in [(dir, RecursiveMode::Recursive)].into_iter().chain(parent) {
-        if let Err(error) = watcher.watch(path, mode) {
-            tracing::debug!(%error, path = %path.display(), "not watched");
-        }
+    let paths = [(dir, RecursiveMode::Recursive)].into_iter().chain(parent);
+    let failed = paths.filter_map(|(path, mode)| watcher.watch(path, mode).err()).last();
+    if let (Some(error), false) = (&failed, deaf) {
+        tracing::warn!(%error, "manifests cannot be watched; looked at every few seconds");
     }
+    failed.is_some()
 }
 
 /// Waits for a change and then for the end of its burst, or until the next slow look around.
