@@ -4,7 +4,7 @@ use crate::paths::Paths;
 use crate::shell::Shell;
 use anyhow::{Context, Result, ensure};
 
-const COMMITTED: &str = "docs/settings.schema.json";
+const COMMITTED: &str = "docs/schema/settings.json";
 
 /// Compares the two, or writes the committed one anew.
 pub(crate) fn check(paths: &Paths, write: bool) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The commands that end by themselves, run as a user runs them: what they print and what they exit with.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failed test panics")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

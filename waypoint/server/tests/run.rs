@@ -1,5 +1,7 @@
 //! `portcullis run` as a process: starts that fail, readiness, admin ports, changes of manifests, and the way out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failed test panics")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

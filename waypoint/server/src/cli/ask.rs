@@ -16,8 +16,13 @@ impl FromStr for SpiffeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let id = if text.contains("://") { text.to_owned() } else { format!("spiffe://{text}") };
         let example = "for example spiffe://cluster.local/ns/agents/sa/bot";
+        let id = match (text.contains("://"), text.contains('/')) {
+            (true, _) => text.to_owned(),
+            (false, true) => format!("spiffe://{text}"),
+            // A bare word would pass for a trust domain, which is nobody's identity.
+            (false, false) => return Err(format!("`{text}` is no SPIFFE ID; {example}")),
+        };
         SpiffeId::parse(&id).map(Self).map_err(|error| format!("{error}; {example}"))
     }
 }
@@ -132,7 +137,7 @@ mod tests {
         for text in [id, "cluster.local/ns/agents/sa/bot"] {
             assert_eq!(text.parse::<SpiffeArg>().unwrap().0.as_str(), id);
         }
-        for text in ["https://cluster.local/x", "Cluster.local/x", "", "a//b"] {
+        for text in ["https://cluster.local/x", "Cluster.local/x", "", "nobody", "a//b"] {
             assert!(text.parse::<SpiffeArg>().unwrap_err().contains("for example"), "{text}");
         }
     }
