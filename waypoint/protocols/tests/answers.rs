@@ -309,6 +309,33 @@ fn headers_that_lie_are_corrected_or_removed() {
             ],
         ),
         (
+            "modern, body not read",
+            &[
+                ("mcp-protocol-version", "2026-07-28"),
+                ("mcp-method", "x"),
+                ("mcp-name", "z"),
+                ("mcp-param-a", "b"),
+            ],
+            None,
+            &[
+                ("mcp-protocol-version", "2026-07-28"),
+                ("mcp-method", "x"),
+                ("mcp-name", "z"),
+                ("mcp-param-a", "b"),
+            ],
+        ),
+        (
+            "legacy, body not read",
+            &[
+                ("mcp-protocol-version", "2025-11-25"),
+                ("mcp-method", "x"),
+                ("mcp-name", "z"),
+                ("mcp-param-a", "b"),
+            ],
+            None,
+            &[("mcp-protocol-version", "2025-11-25")],
+        ),
+        (
             "modern name without a name",
             &[("mcp-protocol-version", "2026-07-28"), ("mcp-method", "server/discover"), ("mcp-name", "z")],
             Some(&discover),

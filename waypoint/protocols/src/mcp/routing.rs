@@ -1,9 +1,9 @@
 //! Headers that repeat the body (SEP-2243): they may only agree with it.
 
 use super::exchange::Exchange;
-use super::head::{Head, METHOD, NAME, PARAM_PREFIX, text};
+use super::head::{Head, METHOD, NAME, PARAM_PREFIX, VERSION, text};
 use super::message::Message;
-use super::revision::Era;
+use super::revision::{Era, Revision};
 use crate::reply::Malformed;
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 use base64::Engine as _;
@@ -32,22 +32,30 @@ pub(super) fn check(head: &Head, message: &Message<'_>) -> Result<(), Malformed>
 }
 
 /// Removes or corrects headers that must not reach an MCP server as the client sent them. Call it after the request
-/// was read; `exchange` is what a POST body said.
+/// was judged; `exchange` is what a POST body said, `None` where there is none or nothing hung on it.
 ///
 /// Method overrides and upgrades go; headers with `_` that a CGI-style server takes for ours go; `Mcp-Method` and
 /// `Mcp-Name` are set to what the body says where they mean nothing to the revision, and removed where the body names
-/// nothing; `Mcp-Param-*` stays only in the modern era, where the server checks it.
+/// nothing; `Mcp-Param-*` stays only in the modern era, where the server checks it. Of a body that was not read all
+/// three stay in that era: its servers demand them and compare them themselves.
 pub fn sanitize(headers: &mut HeaderMap, exchange: Option<&Exchange<'_>>) {
     for name in REMOVED {
         headers.remove(name);
     }
     remove_where(headers, is_alias);
+    if exchange.is_none() && declares_modern(headers) {
+        return;
+    }
     let single = exchange.filter(|exchange| !exchange.batch).and_then(|exchange| exchange.messages.first());
     correct(headers, METHOD, single.and_then(|message| message.method.as_deref()));
     correct(headers, NAME, single.and_then(Message::routing_name));
     if exchange.is_none_or(|exchange| exchange.era == Era::Legacy) {
         remove_where(headers, |name| name.starts_with(PARAM_PREFIX));
     }
+}
+
+fn declares_modern(headers: &HeaderMap) -> bool {
+    text(headers.get(&VERSION)).is_some_and(|version| version >= Revision::V2026_07_28.as_str())
 }
 
 const REMOVED: [HeaderName; 5] = [
