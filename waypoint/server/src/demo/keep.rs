@@ -118,16 +118,19 @@ fn tell_rest(play: &Play) {
     let manifests = stage.folder.manifests();
     let manifests = manifests.display();
     let intern = &cast.intern.id;
+    // Where this very binary lies: `cargo run` puts it on no search path.
+    let binary = std::env::current_exe().unwrap_or_else(|_| "portcullis".into());
+    let binary = binary.display();
     let blocks = [
         format!("# edit a policy and call again\n$EDITOR {manifests}/github-policies.yaml"),
         format!(
-            "# ask offline\nportcullis check --manifests {manifests} --from {intern} --to github.tools --tool get_issue\n\
-             portcullis matrix --manifests {manifests} --to github.tools"
+            "# ask offline\n{binary} check --manifests {manifests} --from {intern} --to github.tools --tool get_issue\n\
+             {binary} matrix --manifests {manifests} --to github.tools"
         ),
         format!("# what it counts\ncurl -s http://{}/stats/prometheus", running.metrics),
         format!("# what it knows\ncurl -s http://{}/config_dump", running.admin),
         format!(
-            "# another waypoint on this folder, in a process of its own\nportcullis {}",
+            "# another waypoint on this folder, in a process of its own\n{binary} {}",
             stage.run_flags().join(" ")
         ),
     ];
