@@ -62,25 +62,28 @@ pub(crate) fn select(steps: Vec<Step>, only: &[String], without: &[String]) -> R
 
 /// Runs the steps, all of them whatever fails, and returns the names of those that failed.
 pub(crate) fn run(paths: &Paths, steps: &[Step]) -> Vec<&'static str> {
+    let mut lines = Vec::new();
     let mut failed = Vec::new();
-    let mut told = Vec::new();
+    let mut skipped = 0;
     for (index, step) in steps.iter().enumerate() {
         println!("\n=== {} ({} of {}): {}", step.name, index + 1, steps.len(), step.about);
         let started = Instant::now();
-        let word = match (step.run)(paths) {
+        let became = match (step.run)(paths) {
             Ok(Done::Passed) => "passed".to_owned(),
-            Ok(Done::Skipped(reason)) => format!("skipped: {reason}"),
+            Ok(Done::Skipped(reason)) => {
+                skipped += 1;
+                format!("skipped: {reason}")
+            }
             Err(error) => {
                 failed.push(step.name);
                 format!("FAILED: {error:#}")
             }
         };
-        let line = format!("{:10} {:5.1} s  {word}", step.name, started.elapsed().as_secs_f64());
+        let line = format!("{:10} {:6.1} s  {became}", step.name, started.elapsed().as_secs_f64());
         println!("=== {line}");
-        told.push(line);
+        lines.push(line);
     }
-    println!("\n{}", told.join("\n"));
-    let skipped = told.iter().filter(|line| line.contains("s  skipped: ")).count();
+    println!("\n{}", lines.join("\n"));
     println!("{} passed, {} failed, {skipped} skipped", steps.len() - failed.len() - skipped, failed.len());
     failed
 }
