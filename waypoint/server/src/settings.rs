@@ -135,6 +135,7 @@ fn times(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
         ("request_head_timeout", limits.request_head_timeout),
         ("upstream_idle", limits.upstream_idle),
         ("session_idle", limits.session_idle),
+        ("session_age", limits.session_age),
         ("ejection_time", limits.ejection_time),
     ];
     for (name, time) in positive {

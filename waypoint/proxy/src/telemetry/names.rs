@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use agent_protocols::mcp::methods;
 use arc_swap::ArcSwap;
 use waypoint_model::{Expr, MeshConfig, ServiceKey, StringMatch, Test};
 
@@ -92,35 +93,8 @@ fn collect(expr: &Expr, into: &mut HashSet<Arc<str>>) {
 
 /// MCP methods of all revisions: as label values, any other text is `other`.
 pub(super) fn bound_method(method: Option<&str>) -> &'static str {
-    const METHODS: &[&str] = &[
-        "initialize",
-        "ping",
-        "tools/list",
-        "tools/call",
-        "prompts/list",
-        "prompts/get",
-        "resources/list",
-        "resources/templates/list",
-        "resources/read",
-        "resources/subscribe",
-        "resources/unsubscribe",
-        "completion/complete",
-        "logging/setLevel",
-        "server/discover",
-        "subscriptions/listen",
-        "tasks/list",
-        "tasks/get",
-        "tasks/result",
-        "tasks/update",
-        "tasks/cancel",
-        "notifications/initialized",
-        "notifications/cancelled",
-        "notifications/progress",
-        "notifications/roots/list_changed",
-        "notifications/tasks/status",
-    ];
     let Some(method) = method else { return super::labels::NONE };
-    METHODS.iter().find(|known| **known == method).copied().unwrap_or(OTHER)
+    methods().iter().find(|known| known.name == method).map_or(OTHER, |known| known.name)
 }
 
 #[cfg(test)]
@@ -162,7 +136,9 @@ mod tests {
 
     #[test]
     fn methods_outside_the_protocol_are_other() {
-        assert_eq!(bound_method(Some("tools/call")), "tools/call");
+        for known in ["tools/call", "initialize", "notifications/initialized"] {
+            assert_eq!(bound_method(Some(known)), known);
+        }
         assert_eq!(bound_method(Some("x/evil")), "other");
         assert_eq!(bound_method(None), "-");
     }
