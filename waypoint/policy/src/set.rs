@@ -15,6 +15,7 @@ use crate::rules::{Rule, Rules, Wanted};
 pub struct PolicySet {
     generation: u64,
     reads: Reads,
+    server_name: bool,
     audit: Rules,
     enforced: Layer,
     /// `None`: no dry-run policy is attached.
@@ -131,6 +132,7 @@ impl PolicySet {
         Self {
             generation,
             reads: if opaque { Reads::Opaque } else { reads(policies) },
+            server_name: any_test(policies, |test| matches!(test, Test::Sni(_))),
             audit: Rules::new(building.audit),
             enforced: building.enforced.finish(),
             dry_run: building.dry_run.map(LayerBuilding::finish),
@@ -142,6 +144,12 @@ impl PolicySet {
     #[must_use]
     pub fn reads(&self) -> Reads {
         self.reads
+    }
+
+    /// Whether some rule tests the server name of a TLS ClientHello (`connection.sni`), so that it has to be read.
+    #[must_use]
+    pub fn asks_server_name(&self) -> bool {
+        self.server_name
     }
 
     /// Policies that apply here and cannot be enforced, with the reason. One that is not dry-run denies everything.
@@ -363,7 +371,7 @@ fn compile_rules(policy: &Policy, opaque: bool) -> Result<Vec<Rule>, String> {
 /// Dry-run policies count: without reading, the shadow of a policy on tools could not be told.
 fn reads(policies: &[Arc<Policy>]) -> Reads {
     let tests = |wanted: &str| {
-        policies.iter().flat_map(|policy| &policy.rules).any(|rule| tests_filter(&rule.when, wanted))
+        any_test(policies, |test| matches!(test, Test::Fact { filter, .. } if filter == wanted))
     };
     if tests("http.mcp") {
         Reads::Mcp
@@ -374,11 +382,15 @@ fn reads(policies: &[Arc<Policy>]) -> Reads {
     }
 }
 
-fn tests_filter(expr: &Expr, wanted: &str) -> bool {
+/// Whether any leaf of any rule is one that is wanted.
+fn any_test(policies: &[Arc<Policy>], wanted: impl Fn(&Test) -> bool) -> bool {
+    policies.iter().flat_map(|policy| &policy.rules).any(|rule| holds_test(&rule.when, &wanted))
+}
+
+fn holds_test(expr: &Expr, wanted: &impl Fn(&Test) -> bool) -> bool {
     match expr {
-        Expr::All(parts) | Expr::Any(parts) => parts.iter().any(|part| tests_filter(part, wanted)),
-        Expr::Not(part) => tests_filter(part, wanted),
-        Expr::Test(Test::Fact { filter, .. }) => filter == wanted,
-        Expr::Test(_) => false,
+        Expr::All(parts) | Expr::Any(parts) => parts.iter().any(|part| holds_test(part, wanted)),
+        Expr::Not(part) => holds_test(part, wanted),
+        Expr::Test(test) => wanted(test),
     }
 }

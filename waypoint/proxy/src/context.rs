@@ -74,6 +74,8 @@ pub(crate) struct StreamContext {
     pub(crate) peer: Arc<PeerContext>,
     /// Where it wants to go.
     pub(crate) target: Target,
+    /// Server name of the TLS ClientHello inside, where a policy asks for it and it was read.
+    pub(crate) server_name: Option<Arc<str>>,
     /// The process' phase.
     pub(crate) drain: DrainWatch,
     /// Owns what outlives the inner HTTP connection: upgraded streams.
@@ -92,7 +94,7 @@ impl StreamContext {
             Target::Addr(address) => Some(address.ip()),
             Target::Host { .. } => None,
         };
-        Destination { ip, port, sni: None }
+        Destination { ip, port, sni: self.server_name.as_deref() }
     }
 
     /// The source as the records show it.

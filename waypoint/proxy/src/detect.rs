@@ -82,6 +82,66 @@ fn is_request_line(line: &[u8]) -> bool {
         && rest.is_none()
 }
 
+/// Longest ClientHello that is looked for, in bytes: one TLS record (RFC 8446 §5.1) and its header.
+const CLIENT_HELLO: usize = (16 << 10) + 5;
+
+/// TLS record type *handshake*.
+const HANDSHAKE: u8 = 0x16;
+
+/// Reads on from `first` until a TLS ClientHello is whole; gives its server name and everything that was read.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] for a stream that says nothing, or does not finish its ClientHello, within `wait`: what a rule
+/// asks of it would never be known. A stream that does not begin as TLS has no name.
+pub(crate) async fn server_name<IO: AsyncRead + Unpin>(
+    io: &mut IO,
+    first: Bytes,
+    wait: Duration,
+) -> io::Result<(Option<String>, Bytes)> {
+    let mut seen = BytesMut::from(first);
+    let deadline = Instant::now() + wait;
+    loop {
+        match hello(&seen) {
+            Hello::Whole(name) => return Ok((name, seen.freeze())),
+            Hello::More if seen.len() >= CLIENT_HELLO => return Err(io::ErrorKind::InvalidData.into()),
+            Hello::More => {}
+        }
+        let mut limited = (&mut *io).take((CLIENT_HELLO - seen.len()) as u64);
+        match timeout_at(deadline, limited.read_buf(&mut seen)).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(more) => drop(more?),
+            Err(_elapsed) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+enum Hello {
+    More,
+    Whole(Option<String>),
+}
+
+fn hello(seen: &[u8]) -> Hello {
+    match seen.first() {
+        None => return Hello::More,
+        Some(&HANDSHAKE) => {}
+        Some(_not_tls) => return Hello::Whole(None),
+    }
+    let (mut acceptor, mut rest) = (rustls::server::Acceptor::default(), seen);
+    while !rest.is_empty() {
+        if acceptor.read_tls(&mut rest).is_err() {
+            return Hello::Whole(None);
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                return Hello::Whole(accepted.client_hello().server_name().map(str::to_owned));
+            }
+            Ok(None) => {}
+            Err(_not_tls) => return Hello::Whole(None),
+        }
+    }
+    Hello::More
+}
+
 /// A stream whose first bytes were looked at and are read again.
 pub(crate) struct Rewound<IO> {
     first: Bytes,
@@ -146,6 +206,34 @@ mod tests {
         for (bytes, want) in rows {
             assert_eq!(tell(bytes), *want, "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_name_is_read_from_a_hello_in_pieces_and_waited_for() {
+        let config =
+            rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let name = "db.example".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        let (head, tail) = bytes.split_at(100);
+
+        let (mut near, mut far) = tokio::io::duplex(1 << 15);
+        tokio::io::AsyncWriteExt::write_all(&mut near, tail).await.unwrap();
+        let wait = Duration::from_secs(10);
+        let read = server_name(&mut far, Bytes::copy_from_slice(head), wait).await.unwrap();
+        assert_eq!(read, (Some("db.example".to_owned()), Bytes::from(bytes.clone())));
+
+        let half = server_name(&mut far, Bytes::copy_from_slice(head), wait).await;
+        assert_eq!(half.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let silent = server_name(&mut far, Bytes::new(), wait).await;
+        assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let other = server_name(&mut far, Bytes::from_static(b"SSH-2.0"), wait).await.unwrap();
+        assert_eq!(other, (None, Bytes::from_static(b"SSH-2.0")));
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ pub mod limits;
 mod listener;
 pub mod offline;
 mod opaque;
+mod peer_watch;
 mod refusal;
 mod routing;
 mod sandwich;

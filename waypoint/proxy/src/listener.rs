@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use certs::{MeshTls, PeerCertificate};
+use certs::MeshTls;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::context::{PeerContext, PeerName, Shared};
 use crate::drain::{DrainWatch, Phase};
+use crate::peer_watch::PeerWatch;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::snapshot::ConfigCell;
@@ -184,35 +185,9 @@ impl Proxy {
             address: from,
             local: Some(authenticated.local),
         };
-        let watch = PeerWatch { tls: self.tls.clone(), certificate: authenticated.certificate };
+        let watch = PeerWatch::new(&self.tls, authenticated.certificate);
         let _open = self.shared.telemetry.tunnel();
         tunnel::run(connection, Arc::new(peer), watch, &self.shared, drain).await;
-    }
-}
-
-/// Sees whether an open connection's peer is still one that would be let in.
-pub(crate) struct PeerWatch {
-    tls: MeshTls,
-    certificate: PeerCertificate,
-}
-
-impl PeerWatch {
-    /// Waits until the certificate is expired or revoked; says which. Cancel safe.
-    pub(crate) async fn unwelcome(&self, recheck: Duration) -> &'static str {
-        let mut revocations = self.tls.revocations();
-        loop {
-            if let Err(error) = self.tls.recheck(&self.certificate) {
-                return error.reason();
-            }
-            let left =
-                self.certificate.not_after().duration_since(std::time::SystemTime::now()).unwrap_or_default();
-            // The wall clock may be stepped, so a far expiry is looked at again from time to time.
-            let nap = tokio::time::sleep(left.clamp(recheck, Duration::from_secs(30)));
-            tokio::select! {
-                () = nap => {}
-                changed = revocations.changed() => if changed.is_err() { std::future::pending::<()>().await },
-            }
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use waypoint_policy::Permit;
 
 use crate::context::StreamContext;
+use crate::detect;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
 use crate::telemetry::StreamRecord;
@@ -38,20 +39,42 @@ pub(crate) async fn relay(mut connect: Connect, destination: &Arc<Destination>, 
 }
 
 /// A stream that had to be accepted to see its first bytes. A refusal can only be a reset.
-pub(crate) async fn relay_accepted(
-    downstream: Peer,
+pub(crate) async fn relay_accepted<IO: Downstream>(
+    mut downstream: IO,
     first: Bytes,
     destination: &Arc<Destination>,
-    cx: StreamContext,
+    mut cx: StreamContext,
 ) {
+    let named = name(&mut downstream, first, destination, &mut cx).await;
     let mut record = StreamLog::begin(&cx, destination);
-    match open(destination, &cx, &mut record).await {
-        Ok(upstream) => carry(downstream, first, upstream, destination, &cx, record).await,
+    let (first, opened) = match named {
+        Ok(first) => (first, open(destination, &cx, &mut record).await),
+        Err(refusal) => (Bytes::new(), Err(refusal)),
+    };
+    match opened {
+        Ok(upstream) => carry(downstream.into_peer(), first, upstream, destination, &cx, record).await,
         Err(refusal) => {
             record.refused(&refusal, 0);
-            reset(downstream);
+            reset(downstream.into_peer());
         }
     }
+}
+
+/// Reads the server name where a rule asks for it; gives back what was read.
+async fn name<IO: Downstream>(
+    downstream: &mut IO,
+    first: Bytes,
+    destination: &Destination,
+    cx: &mut StreamContext,
+) -> Result<Bytes, Refusal> {
+    if !destination.opaque_policy.asks_server_name() {
+        return Ok(first);
+    }
+    let wait = cx.shared.settings.limits.handshake_timeout;
+    let read = detect::server_name(downstream, first, wait).await;
+    let (name, first) = read.map_err(|_silent| Refusal::BadRequest("no_client_hello"))?;
+    cx.server_name = name.map(Into::into);
+    Ok(first)
 }
 
 /// ztunnel answers 401 to a policy refusal at CONNECT, and logs tell the two apart by it.
@@ -169,6 +192,7 @@ fn reset(peer: Peer) {
 /// Waits until a new snapshot denies what was permitted, or no longer holds the destination. Cancel safe.
 async fn no_longer_allowed(destination: &Destination, cx: &StreamContext) {
     let mut generations = cx.shared.config.generations();
+    generations.mark_changed(); // One may have come since the decision.
     while generations.changed().await.is_ok() {
         let Some(snapshot) = cx.shared.config.load() else { return };
         let Ok(now) = snapshot.destination(&cx.target) else { return };

@@ -14,7 +14,6 @@ use crate::context::{PeerContext, PeerName, Shared, StreamContext};
 use crate::detect::Rewound;
 use crate::drain::DrainWatch;
 use crate::http::server;
-use crate::opaque::Downstream;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
 use crate::{opaque, tunnel};
@@ -31,7 +30,7 @@ pub(crate) async fn serve(mut tcp: TcpStream, from: SocketAddr, shared: &Arc<Sha
     };
     match destination.protocol {
         Protocol::Tcp | Protocol::Tls => {
-            opaque::relay_accepted(tcp.into_peer(), bytes::Bytes::new(), &destination, cx).await;
+            opaque::relay_accepted(tcp, bytes::Bytes::new(), &destination, cx).await;
         }
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             server::serve(Rewound::new(bytes::Bytes::new(), tcp), cx).await;
@@ -62,6 +61,7 @@ async fn admit(
         shared: Arc::clone(shared),
         peer: Arc::new(peer),
         target,
+        server_name: None,
         drain,
         upgrades: TaskTracker::new(),
     };

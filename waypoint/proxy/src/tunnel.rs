@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hbone::{Connect, Connection, Io};
 use http::HeaderMap;
 use tokio::task::JoinSet;
@@ -14,8 +15,8 @@ use crate::context::{PeerContext, Shared, StreamContext};
 use crate::detect::{self, Found, Rewound};
 use crate::drain::{DrainWatch, Phase};
 use crate::http::server;
-use crate::listener::PeerWatch;
 use crate::opaque;
+use crate::peer_watch::PeerWatch;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
 
@@ -83,6 +84,12 @@ async fn stream(connect: Connect, peer: Arc<PeerContext>, shared: Arc<Shared>, d
         }
     };
     match destination.protocol {
+        Protocol::Tcp | Protocol::Tls if destination.opaque_policy.asks_server_name() => {
+            // The client's first bytes come after the 200 only, and the rules need them.
+            if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
+                opaque::relay_accepted(tunnel, Bytes::new(), &destination, cx).await;
+            }
+        }
         Protocol::Tcp | Protocol::Tls => opaque::relay(connect, &destination, cx).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
@@ -109,7 +116,14 @@ fn admit(
     let target = connect.target().map_err(|_malformed| Refusal::BadConnect)?;
     let Some(snapshot) = shared.config.load() else { return Err(Refusal::UnknownDestination(target)) };
     let destination = Arc::clone(snapshot.destination(&target)?);
-    let cx = StreamContext { shared: Arc::clone(shared), peer, target, drain, upgrades: TaskTracker::new() };
+    let cx = StreamContext {
+        shared: Arc::clone(shared),
+        peer,
+        target,
+        server_name: None,
+        drain,
+        upgrades: TaskTracker::new(),
+    };
     Ok((cx, destination))
 }
 
@@ -122,7 +136,7 @@ pub(crate) async fn undeclared<IO: opaque::Downstream>(
     let limits = &cx.shared.settings.limits;
     match detect::detect(&mut io, limits.sniffed, limits.sniff_timeout).await {
         Ok((Found::Http, first)) => server::serve(Rewound::new(first, io), cx).await,
-        Ok((Found::Opaque, first)) => opaque::relay_accepted(io.into_peer(), first, destination, cx).await,
+        Ok((Found::Opaque, first)) => opaque::relay_accepted(io, first, destination, cx).await,
         Err(error) => tracing::debug!(%error, "stream ended before its first bytes"),
     }
 }

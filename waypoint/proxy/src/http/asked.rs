@@ -95,6 +95,7 @@ impl Asked {
     /// Waits until a new snapshot denies what was permitted, or no longer holds the destination. Cancel safe.
     pub(crate) async fn no_longer_allowed(&self) {
         let mut generations = self.0.cx.shared.config.generations();
+        generations.mark_changed(); // One may have come since the decision.
         while generations.changed().await.is_ok() {
             let still = self.destination().is_some_and(|destination| self.decide(&destination).is_ok());
             if !still {

@@ -17,6 +17,7 @@ use waypoint_model::TunnelKind;
 
 use super::endpoints::{Endpoint, LiveTunnel};
 use crate::limits::Limits;
+use crate::peer_watch::{PeerWatch, Welcome};
 
 /// Where ztunnel takes HBONE (`istio-hbone`, Istio's `HBONEPort`).
 const HBONE_PORT: u16 = 15_008;
@@ -59,10 +60,11 @@ struct TunnelKey {
 struct MeshConnector {
     tls: MeshTls,
     timeout: Duration,
+    recheck: Duration,
 }
 
 impl hbone::Connector<TunnelKey> for MeshConnector {
-    type Io = tokio_rustls::client::TlsStream<TcpStream>;
+    type Io = Welcome<tokio_rustls::client::TlsStream<TcpStream>>;
     type Error = ConnectError;
 
     async fn connect(&self, key: &TunnelKey) -> Result<Self::Io, ConnectError> {
@@ -75,7 +77,8 @@ impl hbone::Connector<TunnelKey> for MeshConnector {
         if authenticated.local != key.own {
             return Err(ConnectError::NoOwnIdentity);
         }
-        Ok(authenticated.stream)
+        let watch = PeerWatch::new(&self.tls, authenticated.certificate);
+        Ok(Welcome::new(authenticated.stream, watch, self.recheck))
     }
 }
 
@@ -103,7 +106,8 @@ impl Dialer {
             idle: limits.upstream_idle,
             open_timeout: limits.connect_timeout,
         };
-        let connector = MeshConnector { tls: tls.clone(), timeout: limits.connect_timeout };
+        let connector =
+            MeshConnector { tls: tls.clone(), timeout: limits.connect_timeout, recheck: limits.recheck };
         Self { tls, tunnels: Pool::new(connector, settings), timeout: limits.connect_timeout }
     }
 
