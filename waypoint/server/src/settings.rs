@@ -55,7 +55,17 @@ fn parse(text: &str) -> Result<Limits, String> {
         return Ok(Limits::default());
     }
     let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| named(text, &error))
+}
+
+/// The error with the setting on its line, which the reader itself names only where it is unknown.
+fn named(text: &str, error: &serde_saphyr::Error) -> String {
+    let index = error.location().and_then(|at| usize::try_from(at.line()).ok()?.checked_sub(1));
+    let line = index.and_then(|index| text.lines().nth(index));
+    match line.and_then(|line| line.split_once(':')) {
+        Some((setting, _)) => format!("{}: {error}", setting.trim()),
+        None => error.to_string(),
+    }
 }
 
 /// Every fault of these values, one sentence each. What a bound of HTTP/2 or of ztunnel demands is said in it.
@@ -203,7 +213,8 @@ mod tests {
         let rows = [
             ("connections: 5\nconections: 9\n", "conections"),
             ("connections: many\n", "line 1"),
-            ("drain_linger: 3s\n", "line 1"),
+            ("drain_linger: 3s\n", "drain_linger: "),
+            ("connections: 5\ndrain_linger: 3s\n", "drain_linger: "),
             ("- a\n", "line 1"),
             ("connections: 1\nconnections: 2\n", "connections"),
         ];

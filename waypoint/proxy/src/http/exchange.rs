@@ -13,10 +13,12 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Request, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
 use waypoint_policy::{Denial, Permit};
 
 use super::headers::Target;
 use super::mcp::kind_name;
+use super::upgrade::Ended;
 use crate::body::{Body, BodyError};
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
@@ -34,7 +36,14 @@ struct Entry {
     record: RequestRecord,
     telemetry: Telemetry,
     seen: Arc<Passing>,
+    upgrade: Option<Upgrade>,
     written: bool,
+}
+
+/// What goes on after a 101, and whose task it is.
+struct Upgrade {
+    owner: TaskTracker,
+    run: Pin<Box<dyn Future<Output = Ended> + Send>>,
 }
 
 /// What passing bodies tell, each from its own task.
@@ -67,7 +76,7 @@ impl ExchangeLog {
         record.grpc =
             headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         let (telemetry, seen) = (cx.shared.telemetry.clone(), Arc::default());
-        Self(Box::new(Entry { record, telemetry, seen, written: false }))
+        Self(Box::new(Entry { record, telemetry, seen, upgrade: None, written: false }))
     }
 
     pub(crate) fn is_grpc(&self) -> bool {
@@ -175,6 +184,26 @@ impl ExchangeLog {
         Body::Stream(Box::pin(PassingBody { body, told: Arc::clone(&self.0.seen), observe: json }))
     }
 
+    /// The answer is a 101, after which `run` goes on, in a task of `owner`.
+    pub(crate) fn upgraded(&mut self, owner: TaskTracker, run: impl Future<Output = Ended> + Send + 'static) {
+        self.0.upgrade = Some(Upgrade { owner, run: Box::pin(run) });
+    }
+
+    /// The record of an upgraded connection is written at its end.
+    fn follow(mut self, Upgrade { owner, run }: Upgrade) {
+        owner.spawn(async move {
+            let ended = run.await;
+            self.0.seen.received.fetch_add(ended.received, Ordering::Relaxed);
+            let record = &mut self.0.record;
+            record.bytes_sent += ended.sent;
+            record.flags = ended.flags;
+            if !ended.detail.is_empty() {
+                record.detail = ended.detail;
+            }
+            self.write();
+        });
+    }
+
     /// The answer, with the record written when its body has gone.
     pub(crate) fn answered(mut self, response: Response<Body>) -> Response<Body> {
         let record = &mut self.0.record;
@@ -182,6 +211,10 @@ impl ExchangeLog {
         record.grpc_status = record.grpc_status.or_else(|| grpc_status(response.headers()));
         if record.detail.is_empty() {
             "via_upstream".clone_into(&mut record.detail);
+        }
+        if let Some(upgrade) = self.0.upgrade.take() {
+            self.follow(upgrade);
+            return response;
         }
         let (parts, body) = response.into_parts();
         if body.is_end_stream() {

@@ -203,6 +203,7 @@ async fn send(
             response,
             judged.asked,
             chosen,
+            log,
         );
     }
     let response = screen::apply(response, &judged.screening, judged.asked.as_ref(), log).await?;
