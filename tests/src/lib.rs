@@ -18,6 +18,7 @@ pub mod addresses;
 pub mod application;
 pub mod ca;
 pub mod forward;
+pub mod frames;
 pub mod http;
 pub mod lines;
 pub mod manifests;

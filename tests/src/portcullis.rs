@@ -59,6 +59,14 @@ impl Run {
         self
     }
 
+    /// Another value for a flag that was given before.
+    #[must_use]
+    pub fn instead(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        let after = self.args.iter().position(|arg| arg == flag).and_then(|at| self.args.get_mut(at + 1));
+        after.into_iter().for_each(|old| *old = value.as_ref().to_owned());
+        self
+    }
+
     /// One more flag without a value.
     #[must_use]
     pub fn flag(mut self, flag: &str) -> Self {
