@@ -146,9 +146,6 @@ fn judge_mcp(
     parts: &Parts,
     body: &[u8],
 ) -> (Judged, Answer) {
-    if headers::is_websocket(&parts.headers) {
-        return (Judged::McpHead, Answer::Unreadable("mcp_upgrade"));
-    }
     let head = match Head::read(parts) {
         Ok(head) => head,
         Err(malformed) => return (Judged::McpHead, malformed.into()),

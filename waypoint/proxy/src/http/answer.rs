@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use agent_protocols::Reply;
 use agent_protocols::mcp as protocol;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::mcp::{self, Entered, SESSION};
-use super::request::{Refused, Screening};
+use super::request::Refused;
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
@@ -139,20 +140,15 @@ pub(crate) fn bind_session(
 }
 
 /// What an MCP server may not answer: a redirect, which its client would follow past the policies; and to a GET that was
-/// permitted because it opens an event stream, anything else of content.
+/// permitted because it opens an event stream, anything else of content. `id`: of the request, as JSON text.
 ///
 /// # Errors
-/// [`Refusal::Unscreenable`], in the words of the protocol.
-pub(crate) fn withhold(
-    response: &Response<Body>,
-    lifecycle: bool,
-    screening: &Screening,
-) -> Result<(), Refused> {
-    let id = match screening {
-        Screening::Lists(id) => id.as_deref(),
-        Screening::None | Screening::Stream => None,
+/// [`Refusal::Unscreenable`]: 502, in the words of the protocol.
+pub(crate) fn withhold(response: &Response<Body>, lifecycle: bool, id: Option<&str>) -> Result<(), Refused> {
+    let refuse = |name| {
+        let reply = Reply { status: StatusCode::BAD_GATEWAY, ..protocol::unscreenable(id) };
+        Err(Refused::worded(Refusal::Unscreenable(name), reply))
     };
-    let refuse = |name| Err(Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)));
     match response.status() {
         status if status.is_redirection() => refuse("redirect"),
         status if status.is_success() && lifecycle && !is_event_stream(response) => {

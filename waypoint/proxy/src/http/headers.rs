@@ -47,6 +47,7 @@ pub(crate) fn prepare(parts: &mut Parts, how: PathNormalization) -> Result<Targe
         return Err("inner_connect");
     }
     let authority = authority(parts)?;
+    check_transfer_coding(&parts.headers)?;
     let path = path::normalize(parts.uri.path(), how)?.into_owned();
     let query = parts.uri.query().map(str::to_owned);
     let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
@@ -72,6 +73,13 @@ fn authority(parts: &Parts) -> Result<String, &'static str> {
         (None, None) if parts.version == Version::HTTP_10 => Ok(String::new()),
         (None, None) => Err("no_host"),
     }
+}
+
+/// A body in any other coding than chunks is not what its bytes say, and only some readers would decode it (RFC 9112 §6.1).
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() { Ok(()) } else { Err("transfer_coding") }
 }
 
 /// An upgrade to WebSocket is the one hop-by-hop matter that is carried on.
@@ -115,7 +123,11 @@ pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Who called, for the application: what a client says of it is removed, ours is set where that is configured.
 pub(crate) fn identify(headers: &mut HeaderMap, peer: &PeerContext, xfcc: bool) {
-    headers.remove(XFCC);
+    // A CGI-style server takes either spelling for the other.
+    let aliases = headers.keys().filter(|name| name.as_str().replace('_', "-") == XFCC.as_str());
+    for name in aliases.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
     if let (true, Some(uri), Some(by)) = (xfcc, peer.id(), peer.local.as_ref())
         && let Ok(value) = HeaderValue::try_from(format!("By={by};URI={uri}"))
     {
@@ -211,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn a_body_comes_in_chunks_or_as_it_is() {
+        let rows = [
+            (vec![], Ok(())),
+            (vec!["Chunked"], Ok(())),
+            (vec!["gzip, chunked"], Err("transfer_coding")),
+            (vec!["identity"], Err("transfer_coding")),
+            (vec!["chunked", "chunked"], Err("transfer_coding")),
+        ];
+        for (codings, want) in rows {
+            let add =
+                |request: http::request::Builder, coding: &&str| request.header(TRANSFER_ENCODING, *coding);
+            let request = codings.iter().fold(http::Request::post("/").header(HOST, "a"), add);
+            let told = prepare(&mut parts(request), PathNormalization::Base).map(|_target| ());
+            assert_eq!(told, want, "{codings:?}");
+        }
+    }
+
+    #[test]
     fn a_made_request_id_is_a_version_4_uuid() {
         assert_eq!(uuid_v4(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
         assert_eq!(uuid_v4(0), "00000000-0000-4000-8000-000000000000");
@@ -226,11 +256,16 @@ mod tests {
             [(false, None), (true, Some("By=spiffe://td/ns/w/sa/w;URI=spiffe://td/ns/a/sa/a"))]
         {
             let mut headers = HeaderMap::new();
+            headers.append(
+                "x_forwarded-client_cert",
+                HeaderValue::from_static("URI=spiffe://td/ns/admin/sa/root"),
+            );
             headers.append(XFCC, HeaderValue::from_static("URI=spiffe://td/ns/admin/sa/root"));
             headers.append(XFCC, HeaderValue::from_static("URI=spiffe://td/ns/admin/sa/root"));
             identify(&mut headers, &peer, xfcc);
             let seen: Vec<_> = headers.get_all(XFCC).iter().map(|value| value.to_str().unwrap()).collect();
             assert_eq!(seen, want.into_iter().collect::<Vec<_>>());
+            assert!(!headers.contains_key("x_forwarded-client_cert"));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The one read of a body that is to be judged: bounded in size, in time and over all requests together.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -45,7 +46,7 @@ async fn collect(mut body: Incoming, total: &Arc<Semaphore>, limit: usize) -> Re
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_broken| Refusal::BodyNotReceived)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
         let held = first.len() + joined.len() + data.len();
         if held > limit {
             return Err(Refusal::TooLargeToInspect { limit });
@@ -61,6 +62,15 @@ async fn collect(mut body: Incoming, total: &Arc<Semaphore>, limit: usize) -> Re
     }
     let bytes = if joined.is_empty() { first } else { joined.freeze() };
     Ok(Inspected { bytes, _share: budget.permits })
+}
+
+/// A body whose framing is wrong is the client's fault; one that breaks off is not answered by anybody.
+fn broken(error: &hyper::Error) -> Refusal {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => Refusal::BadRequest("body_framing"),
+        _other => Refusal::BodyNotReceived,
+    }
 }
 
 struct Budget<'a> {

@@ -12,7 +12,7 @@ use waypoint_policy::{Attributes, Denial, HeadVerdict, Permit, PolicySet};
 
 use super::asked::{self, Asked, Message};
 use super::exchange::ExchangeLog;
-use super::headers::{self, Target};
+use super::headers::Target;
 use super::inspect::{self, Inspected};
 use super::request::{Judged, Refused, Screening};
 use crate::body::Body;
@@ -78,9 +78,6 @@ pub(crate) async fn authorize(
     body: Incoming,
     log: &mut ExchangeLog,
 ) -> Result<Judged, Refused> {
-    if headers::is_websocket(&parts.headers) {
-        return Err(Refusal::BadRequest("mcp_upgrade").into());
-    }
     let head = Head::read(parts).map_err(malformed)?;
     log.mcp_head(&head);
     if head.kind() != HeadKind::Message && !body.is_end_stream() {
@@ -134,7 +131,16 @@ fn by_head(
     let asked = Asked::new(cx, parts, target, destination.port, Message::Head(head));
     mcp::sanitize(&mut parts.headers, None);
     let pick = pinned(session.as_ref());
-    Ok(Judged { permit, asked: Some(asked), body: log.observed(body), pick, screening, lifecycle, session })
+    Ok(Judged {
+        permit,
+        asked: Some(asked),
+        body: log.observed(body),
+        pick,
+        screening,
+        lifecycle,
+        session,
+        id: None,
+    })
 }
 
 fn by_body(
@@ -167,13 +173,13 @@ fn by_body(
         };
         Refused::worded(refusal, reply)
     })?;
-    let list = exchange.asks_for_list();
-    let screening = if list { Screening::Lists(first_id.map(str::to_owned)) } else { Screening::None };
+    let id = first_id.map(str::to_owned);
+    let screening = if exchange.asks_for_list() { Screening::Lists(id.clone()) } else { Screening::None };
     mcp::sanitize(&mut parts.headers, Some(&exchange));
     let pick = pinned(session.as_ref());
     let body = Body::full(inspected.bytes.clone());
     let asked = Asked::new(cx, parts, target, destination.port, Message::Body(head, inspected));
-    Ok(Judged { permit, asked: Some(asked), body, pick, screening, lifecycle: false, session })
+    Ok(Judged { permit, asked: Some(asked), body, pick, screening, lifecycle: false, session, id })
 }
 
 /// A session that the request belongs to.

@@ -33,6 +33,8 @@ pub(crate) struct Judged {
     /// An MCP GET that was permitted because it opens a stream, and whose answer must be one.
     pub(crate) lifecycle: bool,
     pub(crate) session: Option<Entered>,
+    /// The JSON-RPC id that an error in the server's place carries, as JSON text.
+    pub(crate) id: Option<String>,
 }
 
 /// Which part of an answer is filtered.
@@ -69,9 +71,12 @@ impl From<Refusal> for Refused {
 /// `ambiguous`: its connection sent a head with two lengths. It is answered with 400 and closed (RFC 9112 §6.1).
 pub(crate) async fn handle(
     cx: &Arc<StreamContext>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     ambiguous: bool,
 ) -> Response<Body> {
+    if request.method() == http::Method::CONNECT {
+        upgrade::finish(cx, hyper::upgrade::on(&mut request));
+    }
     let mut log = ExchangeLog::begin(cx, &request);
     if ambiguous {
         let refused = Refused::from(Refusal::BadRequest("two_lengths"));
@@ -159,7 +164,7 @@ fn plain(
     let asked = watched.then(|| Asked::new(cx, parts, target, destination.port, Message::Plain));
     let body = if cx.shared.settings.observe { log.observed(body) } else { log.counted(body) };
     let (pick, screening) = (Pick::default(), Screening::None);
-    Ok(Judged { permit, asked, body, pick, screening, lifecycle: false, session: None })
+    Ok(Judged { permit, asked, body, pick, screening, lifecycle: false, session: None, id: None })
 }
 
 async fn send(
@@ -193,7 +198,7 @@ async fn send(
             cx.shared.sessions.forget(mcp::holder(cx, destination), &entered.shown);
         }
         answer::bind_session(cx, destination, chosen.as_ref(), judged.session.as_ref(), &mut response);
-        answer::withhold(&response, judged.lifecycle, &judged.screening)?;
+        answer::withhold(&response, judged.lifecycle, judged.id.as_deref())?;
     }
     table::change(response.headers_mut(), &route.response_headers);
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {

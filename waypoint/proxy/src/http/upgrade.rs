@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
 use super::asked::Asked;
 use super::exchange::ExchangeLog;
@@ -20,6 +20,17 @@ use crate::context::StreamContext;
 use crate::drain::Phase;
 use crate::refusal::Refusal;
 use crate::upstream::Chosen;
+
+/// Ends the stream of a CONNECT, which is always refused, after its answer. hyper hands that stream over whatever was
+/// answered; dropped as it comes it would be reset, and the answer with it.
+pub(crate) fn finish(cx: &Arc<StreamContext>, client: OnUpgrade) {
+    cx.upgrades.spawn(async move {
+        if let Ok(stream) = client.await {
+            // A client that is gone already needs no end.
+            let _closed = TokioIo::new(stream).shutdown().await;
+        }
+    });
+}
 
 /// How an upgraded connection ended, for its record.
 pub(crate) struct Ended {
