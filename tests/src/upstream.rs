@@ -55,6 +55,7 @@ pub struct Upstream {
 struct Shared {
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
+    begun: AtomicUsize,
     script: Box<Script>,
 }
 
@@ -66,9 +67,12 @@ impl Upstream {
     ) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
         let address = listener.local_addr()?;
-        let shared =
-            Shared { seen: Mutex::default(), connections: AtomicUsize::new(0), script: Box::new(script) };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            seen: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            script: Box::new(script),
+        });
         let task = tokio::spawn(accept_all(listener, shared.clone())).abort_handle();
         Ok(Self { address, shared, task })
     }
@@ -83,6 +87,12 @@ impl Upstream {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose head has come, also those that broke off in their body.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.shared.begun.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` requests have come, and returns them all.
@@ -147,6 +157,7 @@ async fn answer(
     connection: usize,
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, hyper::Error> {
+    shared.begun.fetch_add(1, Ordering::Relaxed);
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
     if let Some(authority) = head.uri.authority().and_then(|authority| authority.as_str().parse().ok()) {

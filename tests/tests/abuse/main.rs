@@ -1,0 +1,20 @@
+//! What must not get past the shipped binary, and what must: the bypass catalogue of MCP tried as a restricted peer,
+//! refusals read to the byte, sessions of other identities, lists of misbehaving servers, policies that change.
+//!
+//! The rows carry the numbers of the catalogue: J for JSON and JSON-RPC, R for resource URIs, H for HTTP, S for what a
+//! server sends. H-20, a client that goes round the waypoint to the pod, is a matter of the pod's own ztunnel: it admits
+//! the waypoint's identity only, by a policy that the documentation asks for.
+
+#![cfg(test)]
+
+mod batches;
+mod eras;
+mod heads;
+mod json;
+mod lists;
+mod refusals;
+mod resources;
+mod sealed;
+mod sessions;
+mod stage;
+mod table;
