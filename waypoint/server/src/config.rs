@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use waypoint_model::Locality;
 use waypoint_proxy::Settings;
 use waypoint_proxy::limits::Limits;
 use waypoint_proxy::telemetry::LogFormat;
@@ -28,6 +29,8 @@ pub struct Launch {
     pub addresses: Addresses,
     /// Bounds and choices of the data plane.
     pub settings: Settings,
+    /// Where we run; the default is nowhere.
+    pub locality: Locality,
     /// Form of the access log.
     pub access_log: LogFormat,
 }
@@ -82,6 +85,7 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
                 observe: args.observe == Switch::On,
                 session_keys: keys,
             },
+            locality: args.locality.clone().unwrap_or_default(),
             access_log: args.access_log.into(),
         }),
         _ => Err(ConfigError { faults }),

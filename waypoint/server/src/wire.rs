@@ -12,7 +12,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use waypoint_model::Locality;
 use waypoint_proxy::drain::{self, Drain};
 use waypoint_proxy::snapshot::ConfigCell;
 use waypoint_proxy::telemetry::Telemetry;
@@ -146,8 +145,7 @@ impl Core {
     fn build(launch: &Launch, tls: MeshTls, telemetry: Telemetry, workers: &Handle) -> Self {
         let _traffic = workers.enter();
         let settings = launch.settings.clone();
-        // Our own place in the mesh is not known without a cluster, so no endpoint is nearer than another.
-        let upstreams = Upstreams::new(tls.clone(), &settings.limits, Locality::default());
+        let upstreams = Upstreams::new(tls.clone(), &settings.limits, launch.locality.clone());
         let config = ConfigCell::new(Arc::clone(&upstreams));
         let proxy =
             Proxy::new(settings, tls.clone(), telemetry.clone(), Arc::clone(&upstreams), config.clone());

@@ -68,6 +68,7 @@ fn settings(launch: &Launch) -> Value {
         "trust_domain_aliases": options.trust_domain_aliases,
         "domain": options.domain,
         "cluster": options.cluster,
+        "locality": launch.locality,
         "identity": source,
         "crl": launch.crl,
         "deny_mode": format!("{:?}", settings.deny_mode),

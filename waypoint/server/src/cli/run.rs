@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use agent_protocols::mcp::DenyMode;
 use clap::{Args, ValueEnum};
+use waypoint_model::Locality;
 use waypoint_proxy::telemetry::LogFormat;
 
 use super::{IdentityArgs, MeshArgs};
@@ -56,6 +57,11 @@ pub struct RunArgs {
     /// Tell endpoints who called, in x-forwarded-client-cert (By=…;URI=…). A client's own header is removed in any case.
     #[arg(long, help_heading = "Behaviour")]
     pub xfcc: bool,
+
+    /// Where this waypoint runs, as REGION[/ZONE[/SUBZONE]]: endpoints in the same place are preferred. Default: nowhere, so
+    /// that no endpoint is nearer than another.
+    #[arg(long, value_name = "LOCALITY", value_parser = locality, help_heading = "Behaviour")]
+    pub locality: Option<Locality>,
 
     /// Pick MCP method and tool names for metrics and logs out of passing bytes, where no policy has to read them.
     #[arg(long, value_enum, default_value_t = Switch::On, help_heading = "Behaviour")]
@@ -130,4 +136,27 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+fn locality(text: &str) -> Result<Locality, String> {
+    let mut parts = text.split('/').map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    let locality = Locality { region: part(), zone: part(), subzone: part() };
+    match (locality.region.is_empty(), parts.next()) {
+        (false, None) => Ok(locality),
+        _ => Err("is REGION, REGION/ZONE or REGION/ZONE/SUBZONE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locality_has_up_to_three_parts() {
+        let of = |text: &str| locality(text).map(|l| (l.region, l.zone, l.subzone));
+        assert_eq!(of("eu"), Ok(("eu".into(), String::new(), String::new())));
+        assert_eq!(of("eu/a/r1"), Ok(("eu".into(), "a".into(), "r1".into())));
+        assert!(of("").is_err() && of("/a").is_err() && of("a/b/c/d").is_err());
+    }
 }
