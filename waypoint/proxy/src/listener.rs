@@ -156,7 +156,13 @@ impl Proxy {
         let _counted = Counted::one(&self.open);
         match inbound {
             Inbound::Hbone => self.hbone(tcp, from, drain).await,
-            Inbound::ProxyProtocol => sandwich::serve(tcp, from, &self.shared, drain).await,
+            Inbound::ProxyProtocol => {
+                let mut cut = drain.clone();
+                tokio::select! {
+                    () = sandwich::serve(tcp, from, &self.shared, drain) => {}
+                    () = cut.reached(Phase::Aborting) => {} // Dropping it resets what it carries.
+                }
+            }
         }
     }
 

@@ -123,13 +123,13 @@ pub(crate) fn bind_session(
     entered: Option<&Entered>,
     response: &mut Response<Body>,
 ) {
-    let ended = response.status().is_success();
+    let success = response.status().is_success();
     let headers = response.headers_mut();
     let Some(id) = headers.remove(&SESSION) else { return };
     let known = entered.filter(|entered| entered.session.upstream_id == id);
     let shown = match (known, chosen) {
         (Some(entered), _) => Some(entered.shown.clone()),
-        (None, Some(chosen)) if ended => {
+        (None, Some(chosen)) if success => {
             cx.shared.sessions.bind(mcp::holder(cx, destination), &id, &chosen.workload.uid)
         }
         (None, _) => None,

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use agent_protocols::mcp::{self as protocol, Exchange, Head};
+use agent_protocols::Kind;
+use agent_protocols::mcp::{self as protocol, Exchange, Head, HeadKind};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, Request, Response, Version};
@@ -133,7 +134,12 @@ impl ExchangeLog {
 
     pub(crate) fn mcp_head(&mut self, head: &Head) {
         let revision = head.revision().map(str::to_owned);
-        self.0.record.mcp = Some(McpRecord { revision, kind: Some("lifecycle"), ..McpRecord::default() });
+        let kind = match head.kind() {
+            HeadKind::Message => None, // Its body tells, if it is read.
+            HeadKind::OpenStream | HeadKind::EndSession => Some(kind_name(Kind::Lifecycle)),
+            HeadKind::Plain => Some(kind_name(Kind::Plain)),
+        };
+        self.0.record.mcp = Some(McpRecord { revision, kind, ..McpRecord::default() });
     }
 
     pub(crate) fn body_read(&mut self, bytes: usize) {

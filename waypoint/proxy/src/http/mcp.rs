@@ -86,7 +86,11 @@ pub(crate) async fn authorize(
     let decision = destination.policy.decide_head(&asked::attributes(cx, parts, target, destination.port));
     match decision {
         HeadVerdict::Deny(denial) => Err(Refused::worded(denied(log, denial), mcp::no_access())),
-        HeadVerdict::Permit(permit) => by_head(cx, destination, parts, target, body, head, permit, log),
+        HeadVerdict::Permit(permit) => {
+            let judged = by_head(cx, destination, parts, target, body, head, permit, log)?;
+            // Permitted whatever it asks for, so not because it looked like the opening of a stream.
+            Ok(Judged { lifecycle: false, ..judged })
+        }
         HeadVerdict::ReadBody if head.kind() == HeadKind::Message => {
             let limits = &cx.shared.settings.limits;
             let inspected = inspect::read(body, &cx.shared.inspection, limits).await?;

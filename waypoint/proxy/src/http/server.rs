@@ -14,6 +14,10 @@ use crate::context::StreamContext;
 use crate::drain::Phase;
 use crate::limits::Limits;
 
+/// Windows of an inner HTTP/2 connection, in bytes. The tunnel's own windows hold what is in flight; these need only keep it busy.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
 /// Serves requests until the stream ends. During a drain the client is told to leave and running requests finish.
 pub(crate) async fn serve<IO: Io>(io: IO, cx: StreamContext) {
     let builder = builder(&cx.shared.settings.limits);
@@ -56,8 +60,8 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(limits.header_list)
         .max_concurrent_streams(limits.streams_per_connection)
-        .initial_stream_window_size(limits.stream_window.min(1 << 20))
-        .initial_connection_window_size(limits.connection_window.min(4 << 20))
+        .initial_stream_window_size(limits.stream_window.min(STREAM_WINDOW))
+        .initial_connection_window_size(limits.connection_window.min(CONNECTION_WINDOW))
         .max_send_buf_size(limits.send_buffer);
     builder
 }
