@@ -77,6 +77,7 @@ pub(crate) async fn handle(
     if request.method() == http::Method::CONNECT {
         upgrade::finish(cx, hyper::upgrade::on(&mut request));
     }
+    let is_head = request.method() == http::Method::HEAD;
     let mut log = ExchangeLog::begin(cx, &request);
     if ambiguous {
         let refused = Refused::from(Refusal::BadRequest("two_lengths"));
@@ -87,7 +88,10 @@ pub(crate) async fn handle(
     match forward(cx, request, &mut log).await {
         Ok(response) => log.answered(response),
         Err(refused) => {
-            let answer = answer::refusal(&refused, log.is_grpc());
+            let mut answer = answer::refusal(&refused, log.is_grpc());
+            if is_head {
+                *answer.body_mut() = Body::Empty; // hyper would send it on HTTP/2, and clients break off there.
+            }
             log.refused(&refused.refusal, answer)
         }
     }
