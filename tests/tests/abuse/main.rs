@@ -7,14 +7,21 @@
 
 #![cfg(test)]
 
+mod arguments;
 mod batches;
+mod certificates;
+mod changes;
 mod eras;
+mod frames;
 mod heads;
+mod http2;
 mod json;
 mod lists;
+mod records;
 mod refusals;
 mod resources;
 mod sealed;
 mod sessions;
+mod split;
 mod stage;
 mod table;

@@ -5,6 +5,7 @@ use http::{Response, StatusCode};
 use portcullis_tests::http::Body;
 use portcullis_tests::manifests::Port;
 use portcullis_tests::mesh::{Mesh, Pod, Service, Setup};
+use portcullis_tests::portcullis::Run;
 use portcullis_tests::upstream::{self, Seen, Upstream};
 use portcullis_tests::ztunnel::{Outbound, TunnelStream};
 use serde_json::{Value, json};
@@ -61,6 +62,11 @@ impl Scene {
     /// Starts the waypoint with further flags.
     pub(crate) async fn start(self, flags: &[(&str, &str)]) -> Result<Stage> {
         let run = flags.iter().fold(self.setup.run(), |run, (flag, value)| run.arg(flag, value));
+        self.start_with(run).await
+    }
+
+    /// Starts the waypoint as `run` says.
+    pub(crate) async fn start_with(self, run: Run) -> Result<Stage> {
         let mesh = self.setup.start_with(run).await?;
         Ok(Stage { mesh, upstream: self.upstream, service: self.service, _pod: self.pod })
     }
