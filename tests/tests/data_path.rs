@@ -297,6 +297,7 @@ async fn headers_of_one_hop_end_there_and_the_others_pass() -> Result<()> {
     assert!(reply.head.contains("x-kept: yes") && !reply.head.contains("keep-alive:"), "{}", reply.head);
     let seen = &app.seen()[0];
     assert_eq!(seen.uri, "/a?b=c");
+    assert_eq!(seen.headers["x-forwarded-proto"], "http");
     for (name, value) in [
         ("host", "shop.example:81"),
         ("x-forwarded-for", "10.9.9.9"),
@@ -466,6 +467,25 @@ async fn beyond_the_request_limit_of_an_endpoint_the_answer_is_503_overloaded() 
     Ok(())
 }
 
+#[tokio::test]
+async fn beyond_the_connection_limit_of_an_endpoint_the_answer_is_503_overloaded() -> Result<()> {
+    let single = Single::new(true).await?;
+    let app = Application::start(single.pod.port(HTTP)).await?;
+    let running = single.start_with_settings("endpoint_connections: 1\n").await?;
+    let first = client(&running).await?;
+    let mut held = Box::pin(get(&first, "/first"));
+    let tcp = tokio::select! {
+        tcp = app.accepted() => tcp?,
+        answered = &mut held => panic!("nobody answered, but {answered:?}"),
+    };
+    assert_eq!(get(&client(&running).await?, "/second").await?.status, StatusCode::SERVICE_UNAVAILABLE);
+    let line = running.mesh.portcullis.logged("the second", |line| line["path"] == "/second").await?;
+    assert_eq!(line["response_flags"], "UO", "{line}");
+    answer(tcp, "done").await?;
+    assert_eq!(held.await?.text(), "done");
+    Ok(())
+}
+
 async fn answer(mut tcp: TcpStream, text: &str) -> Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -600,6 +620,26 @@ async fn a_request_is_one_line_of_the_access_log() -> Result<()> {
     }
     running.mesh.portcullis.logged("the second", |line| line["path"] == "/second").await?;
     assert_eq!(running.mesh.portcullis.access_log().json().len(), 2, "one line each, and the tunnel is none");
+    Ok(())
+}
+
+/// Addresses are reused: a name is told only where the certificate says the same.
+#[tokio::test]
+async fn the_source_workload_is_told_where_address_and_certificate_agree() -> Result<()> {
+    let mut single = Single::new(true).await?;
+    let caller = single.setup.pod("caller", false).await?;
+    let _app = says(&single.pod, HTTP, "hello").await?;
+    let running = single.start().await?;
+    for (namespace, account, path) in [("tools", "caller", "/agree"), ("agents", "bot", "/differ")] {
+        let peer = running.mesh.peer(namespace, account)?.from_address(caller.address);
+        let client = Client::http1(peer.connect(&running.service.authority(HTTP)).await?).await?;
+        get(&client, path).await?;
+    }
+    let agree = running.mesh.portcullis.logged("agree", |line| line["path"] == "/agree").await?;
+    assert_eq!(agree["source_workload"], caller.name.as_str(), "{agree}");
+    let differ = running.mesh.portcullis.logged("differ", |line| line["path"] == "/differ").await?;
+    assert_eq!(differ.get("source_workload"), None, "{differ}");
+    assert_eq!(differ["source_principal"], "spiffe://cluster.local/ns/agents/sa/bot", "{differ}");
     Ok(())
 }
 

@@ -133,7 +133,7 @@ async fn leaf(running: &Running) -> Result<CertificateDer<'static>> {
 }
 
 #[tokio::test]
-async fn a_post_quantum_key_exchange_is_preferred_and_a_classic_one_still_works() -> Result<()> {
+async fn a_post_quantum_key_exchange_is_preferred() -> Result<()> {
     let running = Running::start().await?;
     let address = running.mesh.portcullis.address("hbone")?;
     let (group, leaf) = tls::meet(client(&running)?, address).await?;
@@ -314,6 +314,38 @@ async fn rotated_files_serve_new_connections_and_the_old_streams_live() -> Resul
     assert_eq!(leaf(&running).await?, second.chain()[0]);
     mounted.swap(|at| third.write_to(at, ca.bundle_pem()).map(drop))?;
     shows(&running, &third).await?;
+    assert_alive(&mut tunnel).await
+}
+
+/// A root is replaced by way of a bundle that holds both.
+#[tokio::test]
+async fn a_bundle_of_two_roots_trusts_both_and_one_that_lost_a_root_does_not() -> Result<()> {
+    let single = Single::new(true).await?;
+    let _echo = Echo::start(single.pod.port(RAW), b"").await?;
+    let running = single.start().await?;
+    let old = &running.mesh.setup.ca;
+    let new = Ca::new("cluster.local")?;
+    let (id, authority) = (old.id("agents", "bot"), running.service.authority(RAW));
+    let newcomer = new.svid(&id)?;
+    let bundle = &running.mesh.setup.svid.trust_bundle;
+    // The stranger's own check of the waypoint is by the old root in any case: only the waypoint's side is tried.
+    assert_refused(&running, &newcomer, "untrusted").await?;
+    let mut tunnel = running.tunnel(RAW).await?;
+    replace(bundle, &format!("{}{}", old.bundle_pem(), new.bundle_pem()))?;
+    let newcomers = running.mesh.peer_with(&newcomer)?;
+    let mut other =
+        wait::until_async("the new root is trusted", async || Ok(newcomers.connect(&authority).await.ok()))
+            .await?;
+    assert_alive(&mut other).await?;
+    assert_alive(&mut running.tunnel(RAW).await?).await?;
+    assert_alive(&mut tunnel).await?;
+    replace(bundle, old.bundle_pem())?;
+    wait::until_async("the new root is forgotten", async || {
+        let fresh = running.mesh.peer_with(&newcomer)?;
+        Ok(fresh.connect(&authority).await.err())
+    })
+    .await?;
+    assert_refused(&running, &newcomer, "untrusted").await?;
     assert_alive(&mut tunnel).await
 }
 

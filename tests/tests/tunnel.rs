@@ -9,16 +9,17 @@ use h2::Reason;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use portcullis_tests::application::{Application, abort, hears, to_the_end};
+use portcullis_tests::frames::{Frames, kind};
 use portcullis_tests::http::{Client, empty, raw};
 use portcullis_tests::manifests::{self, Port};
 use portcullis_tests::mesh::NAMESPACE;
 use portcullis_tests::neighbours::Runtime;
 use portcullis_tests::single::{ANY, HTTP, RAW, Running, Single};
 use portcullis_tests::upstream::{self, Echo, Upstream};
-use portcullis_tests::wait;
 use portcullis_tests::ztunnel::{Answer, Refused, TunnelStream};
+use portcullis_tests::{tls, wait};
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -324,27 +325,34 @@ async fn a_reset_of_the_upstream_is_a_reset_and_never_an_end() -> Result<()> {
     Ok(())
 }
 
-/// A body that lasts until the connection ends has no other mark of completeness.
+/// A body that lasts until the connection ends has no other mark of completeness; the others break off before theirs.
 #[tokio::test]
-async fn a_truncated_body_without_length_is_not_complete() -> Result<()> {
+async fn a_truncated_body_is_not_complete() -> Result<()> {
+    let heads: [&[u8]; 3] = [
+        b"HTTP/1.0 200 OK\r\n\r\npart",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npart",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n",
+    ];
     for in_mesh in [true, false] {
         let single = Single::new(in_mesh).await?;
         let app = Application::start(single.pod.port(HTTP)).await?;
         let running = single.start().await?;
-        let client = Client::http1(running.tunnel(HTTP).await?).await?;
-        let request = Request::get("/").header("host", "app").body(empty())?;
-        let (response, tcp) = tokio::join!(client.open(request), async {
-            let mut tcp = app.accepted().await?;
-            read_head(&mut tcp).await?;
-            tcp.write_all(b"HTTP/1.0 200 OK\r\n\r\npart of it").await?;
-            anyhow::Ok(tcp)
-        });
-        let mut body = response?.into_body();
-        let first = wait::within("the part", body.frame()).await?.context("a part")??;
-        assert_eq!(first.into_data().unwrap_or_default(), "part of it");
-        abort(tcp?)?;
-        let next = wait::within("the break", body.frame()).await?;
-        assert!(matches!(next, Some(Err(_))), "in mesh {in_mesh}: a break, not {next:?}");
+        for head in heads {
+            let client = Client::http1(running.tunnel(HTTP).await?).await?;
+            let request = Request::get("/").header("host", "app").body(empty())?;
+            let (response, tcp) = tokio::join!(client.open(request), async {
+                let mut tcp = app.accepted().await?;
+                read_head(&mut tcp).await?;
+                tcp.write_all(head).await?;
+                anyhow::Ok(tcp)
+            });
+            let mut body = response?.into_body();
+            let first = wait::within("the part", body.frame()).await?.context("a part")??;
+            assert_eq!(first.into_data().unwrap_or_default(), "part");
+            abort(tcp?)?;
+            let next = wait::within("the break", body.frame()).await?;
+            assert!(matches!(next, Some(Err(_))), "in mesh {in_mesh}: a break, not {next:?}");
+        }
     }
     Ok(())
 }
@@ -468,6 +476,62 @@ async fn a_refused_stream_is_opened_again_and_the_client_does_not_notice() -> Re
     hears(&mut running.tunnel(RAW).await?, b"hello").await?;
     let seen = ztunnel.seen();
     assert_ne!(seen[0].connection, seen[1].connection, "a connection that said GOAWAY takes no more streams");
+    Ok(())
+}
+
+/// REFUSED_STREAM says that nothing was processed (RFC 9113 §8.7).
+#[tokio::test]
+async fn a_stream_that_an_endpoint_refuses_unprocessed_is_tried_once_more() -> Result<()> {
+    let single = Single::new(true).await?;
+    let _echo = Echo::start(single.pod.port(RAW), b"hello").await?;
+    let running = single.start().await?;
+    let ztunnel = running.pod.ztunnel.as_ref().context("in the mesh")?;
+    ztunnel.answer(Answer::ResetFirst(Reason::REFUSED_STREAM));
+    hears(&mut running.tunnel(RAW).await?, b"hello").await?;
+    assert_eq!(ztunnel.seen().len(), 2);
+    ztunnel.answer(Answer::Reset(Reason::REFUSED_STREAM));
+    assert_eq!(Refused::status_of(running.tunnel(RAW).await), StatusCode::SERVICE_UNAVAILABLE);
+    // Three attempts, each on up to two connections.
+    let tries = ztunnel.seen().len() - 2;
+    assert!((2..=6).contains(&tries), "{tries} tries");
+    Ok(())
+}
+
+async fn frames(running: &Running) -> Result<Frames> {
+    let ca = &running.mesh.setup.ca;
+    let svid = ca.svid(&ca.id("agents", "bot"))?;
+    let config = tls::client_config(&svid, ca.bundle_pem(), &running.mesh.waypoint_id())?;
+    Frames::dial(config, running.mesh.portcullis.address("hbone")?).await
+}
+
+#[tokio::test]
+async fn the_settings_that_ztunnel_counts_on_are_announced() -> Result<()> {
+    let running = Running::start().await?;
+    let settings = frames(&running).await?.until(kind::SETTINGS).await?;
+    let announced: HashMap<u16, u32> = settings
+        .payload
+        .chunks_exact(6)
+        .map(|pair| {
+            (u16::from_be_bytes([pair[0], pair[1]]), u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]))
+        })
+        .collect();
+    // RFC 9113 §6.5.2: streams, initial window, frame, header list.
+    assert_eq!(announced.get(&3), Some(&200), "{announced:?}");
+    assert_eq!(announced.get(&4), Some(&(4 << 20)), "{announced:?}");
+    assert_eq!(announced.get(&5), Some(&(1 << 20)), "{announced:?}");
+    assert_eq!(announced.get(&6), Some(&(64 << 10)), "{announced:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_asked_whether_it_lives() -> Result<()> {
+    let running = Running::start().await?;
+    let mut frames = frames(&running).await?;
+    let settings = frames.until(kind::SETTINGS).await?;
+    frames.acknowledge(&settings).await?;
+    let quiet = Instant::now();
+    frames.until(kind::PING).await?;
+    assert!(quiet.elapsed() < Duration::from_secs(15), "took {:?}", quiet.elapsed());
     Ok(())
 }
 

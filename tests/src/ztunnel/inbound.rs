@@ -38,6 +38,8 @@ pub enum Answer {
     Refuse(StatusCode),
     /// Reset the stream without an answer.
     Reset(Reason),
+    /// Reset the first stream without an answer, and carry those after it.
+    ResetFirst(Reason),
     /// Leave it unanswered.
     Ignore,
 }
@@ -58,6 +60,14 @@ struct Shared {
     answer: Mutex<Answer>,
     /// Counts up when every connection shall say GOAWAY.
     goaway: watch::Sender<usize>,
+}
+
+impl Shared {
+    fn next_answer(&self) -> Answer {
+        let mut answer = lock(&self.answer);
+        let next = if matches!(*answer, Answer::ResetFirst(_)) { Answer::Carry } else { *answer };
+        std::mem::replace(&mut *answer, next)
+    }
 }
 
 impl Inbound {
@@ -145,7 +155,7 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, connection: usize, shared:
                 let Some(Ok((request, respond))) = accepted else { return Ok(()) };
                 let seen = note(&request, &peer, connection);
                 lock(&shared.seen).push(seen.clone());
-                streams.spawn(handle(request, respond, seen, pod, *lock(&shared.answer)));
+                streams.spawn(handle(request, respond, seen, pod, shared.next_answer()));
             }
             Ok(()) = goaway.changed() => http.graceful_shutdown(),
         }
@@ -171,7 +181,7 @@ async fn handle(
         Answer::Refuse(code) => {
             let _ = respond.send_response(status(code), true);
         }
-        Answer::Reset(reason) => respond.send_reset(reason),
+        Answer::Reset(reason) | Answer::ResetFirst(reason) => respond.send_reset(reason),
         Answer::Ignore => {
             let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
         }
