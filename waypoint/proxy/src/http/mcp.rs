@@ -122,7 +122,7 @@ fn by_head(
     log: &mut ExchangeLog,
 ) -> Result<Judged, Refused> {
     log.permitted(&permit);
-    let modern = head.revision().is_some_and(|revision| revision >= "2026-07-28");
+    let modern = head.revision().is_some_and(|version| Revision::parse(version) == Revision::V2026_07_28);
     let session = enter(cx, destination, parts, modern).map_err(|refusal| {
         log.session_refused();
         Refused::worded(refusal, mcp::session_not_found(None))
