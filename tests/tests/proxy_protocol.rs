@@ -5,7 +5,7 @@
 use anyhow::Result;
 use portcullis_tests::application::hears;
 use portcullis_tests::http::raw;
-use portcullis_tests::portcullis::Portcullis;
+use portcullis_tests::portcullis::{Portcullis, Run};
 use portcullis_tests::single::{HTTP, RAW, Running, Single};
 use portcullis_tests::upstream::{self, Echo, Upstream};
 use portcullis_tests::wait;
@@ -38,8 +38,12 @@ fn header(destination: (Ipv4Addr, u16), identity: Option<&str>) -> Vec<u8> {
 }
 
 async fn sandwich(single: Single) -> Result<Running> {
+    sandwich_with(single, |run| run).await
+}
+
+async fn sandwich_with(single: Single, more: impl FnOnce(Run) -> Run) -> Result<Running> {
     single.setup.policy("bot", "app", "ALLOW", ALLOW_BOT)?;
-    let run = single.setup.run().arg("--proxy-protocol-address", "127.0.0.1:0");
+    let run = more(single.setup.run().arg("--proxy-protocol-address", "127.0.0.1:0"));
     Ok(Running { mesh: single.setup.start_with(run).await?, pod: single.pod, service: single.service })
 }
 
@@ -158,6 +162,54 @@ async fn it_listens_on_loopback_only() -> Result<()> {
         let said = portcullis.events().all().join("\n");
         assert!(said.contains("--proxy-protocol-address") && said.contains("loopback"), "{said}");
     }
+    Ok(())
+}
+
+/// There is no HTTP/2 around these streams that could tell of a break: only a RST does.
+#[tokio::test]
+async fn the_drain_cuts_these_streams_too_and_not_by_an_end() -> Result<()> {
+    for in_mesh in [true, false] {
+        let single = Single::new(in_mesh).await?;
+        let _echo = Echo::start(single.pod.port(RAW), b"hello").await?;
+        let text = "drain_linger: 60000\ndrain_deadline: 120000\n";
+        let settings = single.setup.file("settings.yaml", text)?;
+        let mut running = sandwich_with(single, |run| run.arg("--settings", settings)).await?;
+        let mut tcp = connect(&running, &header((running.service.vip, RAW), Some(BOT))).await?;
+        hears(&mut tcp, b"hello").await?;
+        let portcullis = &mut running.mesh.portcullis;
+        for phase in ["lingering", "draining"] {
+            portcullis.signal("TERM").await?;
+            portcullis.events().find_json(phase, |line| line["phase"] == phase).await?;
+        }
+        tcp.write_all(b"still").await?;
+        hears(&mut tcp, b"still").await?;
+        portcullis.signal("TERM").await?;
+        assert_reset(&mut tcp, in_mesh).await?;
+        assert_eq!(portcullis.ended().await?.code(), Some(0));
+        let streams = portcullis.access_log().json();
+        assert_eq!(streams.len(), 1, "a stream that was cut is logged too: {streams:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_that_no_longer_allows_a_stream_cuts_it_and_not_by_an_end() -> Result<()> {
+    for in_mesh in [true, false] {
+        let single = Single::new(in_mesh).await?;
+        let _echo = Echo::start(single.pod.port(RAW), b"hello").await?;
+        let running = sandwich(single).await?;
+        let mut tcp = connect(&running, &header((running.service.vip, RAW), Some(BOT))).await?;
+        hears(&mut tcp, b"hello").await?;
+        running.mesh.change_policy("bot", "app", "DENY", "- {}").await?;
+        assert_reset(&mut tcp, in_mesh).await?;
+    }
+    Ok(())
+}
+
+async fn assert_reset(tcp: &mut TcpStream, in_mesh: bool) -> Result<()> {
+    let read = wait::within("the cut", tcp.read(&mut [0; 8])).await?;
+    let read = read.map_err(|error| error.kind());
+    assert_eq!(read, Err(std::io::ErrorKind::ConnectionReset), "in mesh {in_mesh}");
     Ok(())
 }
 

@@ -145,7 +145,10 @@ async fn join(downstream: Peer, first: Bytes, upstream: Peer, counters: &Counter
     match (downstream, upstream) {
         (Peer::Tunnel(downstream), upstream) => hbone::copy(downstream, first, upstream, counters).await,
         (downstream @ Peer::Tcp(_), Peer::Tunnel(mut upstream)) => {
-            upstream.write_all(&first).await.map_err(CopyError::Upstream)?;
+            if let Err(error) = upstream.write_all(&first).await {
+                reset(downstream);
+                return Err(CopyError::Upstream(error));
+            }
             let swapped = Counters::default();
             let joined = hbone::copy(upstream, Bytes::new(), downstream, &swapped).await;
             counters.from_client.store(first.len() as u64 + swapped.from_upstream.load(Relaxed), Relaxed);
@@ -159,24 +162,35 @@ async fn join(downstream: Peer, first: Bytes, upstream: Peer, counters: &Counter
     }
 }
 
-/// Plain on both sides. What breaks on one side is a RST on the other, never a clean end.
-async fn sockets(
-    mut a: TcpStream,
-    first: &[u8],
-    mut b: TcpStream,
-    counters: &Counters,
-) -> Result<(), CopyError> {
-    b.write_all(first).await.map_err(CopyError::Upstream)?;
-    match tokio::io::copy_bidirectional(&mut a, &mut b).await {
-        Ok((up, down)) => {
-            counters.from_client.store(first.len() as u64 + up, Relaxed);
-            counters.from_upstream.store(down, Relaxed);
-            Ok(())
-        }
-        Err(error) => {
-            reset(Peer::Tcp(a));
-            reset(Peer::Tcp(b));
-            Err(CopyError::Upstream(error))
+/// Plain on both sides. What breaks on one side is a RST on the other, never a clean end; so it is when this is dropped.
+async fn sockets(a: TcpStream, first: &[u8], b: TcpStream, counters: &Counters) -> Result<(), CopyError> {
+    let (mut a, mut b) = (ResetOnDrop::of(a), ResetOnDrop::of(b));
+    b.socket.write_all(first).await.map_err(CopyError::Upstream)?;
+    let copied = tokio::io::copy_bidirectional(&mut a.socket, &mut b.socket).await;
+    let (up, down) = copied.map_err(CopyError::Upstream)?;
+    (a.ended, b.ended) = (true, true);
+    counters.from_client.store(first.len() as u64 + up, Relaxed);
+    counters.from_upstream.store(down, Relaxed);
+    Ok(())
+}
+
+/// A socket whose copy may be dropped at any time: closed as usual, it would tell its peer of an end that was none.
+struct ResetOnDrop {
+    socket: TcpStream,
+    ended: bool,
+}
+
+impl ResetOnDrop {
+    fn of(socket: TcpStream) -> Self {
+        Self { socket, ended: false }
+    }
+}
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Fails only for a socket that is gone already.
+            let _ = self.socket.set_zero_linger();
         }
     }
 }
