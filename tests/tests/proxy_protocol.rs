@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use anyhow::Result;
-use portcullis_tests::application::hears;
+use portcullis_tests::application::{Application, abort, hears};
 use portcullis_tests::http::raw;
 use portcullis_tests::portcullis::{Portcullis, Run};
 use portcullis_tests::single::{HTTP, RAW, Running, Single};
@@ -204,6 +204,28 @@ async fn a_policy_that_no_longer_allows_a_stream_cuts_it_and_not_by_an_end() -> 
         assert_reset(&mut tcp, in_mesh).await?;
     }
     Ok(())
+}
+
+/// To a client of HTTP/1.0 the end of the connection is the end of the body.
+#[tokio::test]
+async fn a_body_that_broke_off_does_not_end_the_connection_of_an_http_1_0_client() -> Result<()> {
+    let single = Single::new(true).await?;
+    let app = Application::start(single.pod.port(HTTP)).await?;
+    let running = sandwich(single).await?;
+    let mut tcp = connect(&running, &header((running.service.vip, HTTP), Some(BOT))).await?;
+    tcp.write_all(b"GET / HTTP/1.0\r\nHost: app\r\n\r\n").await?;
+    let mut upstream = app.accepted().await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(wait::within("a request head", upstream.read_u8()).await??);
+    }
+    upstream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n").await?;
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"part") {
+        heard.push(wait::within("the part", tcp.read_u8()).await??);
+    }
+    abort(upstream)?;
+    assert_reset(&mut tcp, true).await
 }
 
 async fn assert_reset(tcp: &mut TcpStream, in_mesh: bool) -> Result<()> {

@@ -357,6 +357,26 @@ async fn a_truncated_body_is_not_complete() -> Result<()> {
     Ok(())
 }
 
+/// To a client of HTTP/1.0 the end of the stream is the end of the body.
+#[tokio::test]
+async fn a_body_that_broke_off_does_not_end_the_stream_of_an_http_1_0_client() -> Result<()> {
+    let single = Single::new(true).await?;
+    let app = Application::start(single.pod.port(HTTP)).await?;
+    let running = single.start().await?;
+    let mut tunnel = running.tunnel(HTTP).await?;
+    tunnel.write_all(b"GET / HTTP/1.0\r\nHost: app\r\n\r\n").await?;
+    let mut tcp = app.accepted().await?;
+    read_head(&mut tcp).await?;
+    tcp.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n").await?;
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"part") {
+        heard.push(wait::within("the part", tunnel.read_u8()).await??);
+    }
+    abort(tcp)?;
+    assert_eq!(break_of(&mut tunnel).await?, io::ErrorKind::ConnectionReset);
+    Ok(())
+}
+
 async fn read_head(tcp: &mut TcpStream) -> Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -19,6 +19,7 @@ mod sandwich;
 mod sessions;
 mod settings;
 pub mod snapshot;
+mod socket;
 pub mod telemetry;
 mod tunnel;
 pub mod upstream;

@@ -14,6 +14,7 @@ use crate::context::StreamContext;
 use crate::detect;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
+use crate::socket::ResetOnDrop;
 use crate::telemetry::StreamRecord;
 use crate::upstream::Chosen;
 
@@ -124,17 +125,35 @@ async fn carry(
 
 /// A stream that arrived, as one end of a copy.
 pub(crate) trait Downstream: Io {
+    /// What HTTP is served on: dropped in mid-answer, it never looks like an end.
+    type Http: Io;
+
     /// The end itself.
     fn into_peer(self) -> Peer;
+
+    /// The same for HTTP.
+    fn into_http(self) -> Self::Http;
 }
 
 impl Downstream for Tunnel {
+    type Http = Self;
+
+    fn into_http(self) -> Self {
+        self
+    }
+
     fn into_peer(self) -> Peer {
         Peer::Tunnel(self)
     }
 }
 
 impl Downstream for TcpStream {
+    type Http = ResetOnDrop;
+
+    fn into_http(self) -> ResetOnDrop {
+        ResetOnDrop::of(self)
+    }
+
     fn into_peer(self) -> Peer {
         Peer::Tcp(self)
     }
@@ -172,27 +191,6 @@ async fn sockets(a: TcpStream, first: &[u8], b: TcpStream, counters: &Counters) 
     counters.from_client.store(first.len() as u64 + up, Relaxed);
     counters.from_upstream.store(down, Relaxed);
     Ok(())
-}
-
-/// A socket whose copy may be dropped at any time: closed as usual, it would tell its peer of an end that was none.
-struct ResetOnDrop {
-    socket: TcpStream,
-    ended: bool,
-}
-
-impl ResetOnDrop {
-    fn of(socket: TcpStream) -> Self {
-        Self { socket, ended: false }
-    }
-}
-
-impl Drop for ResetOnDrop {
-    fn drop(&mut self) {
-        if !self.ended {
-            // Fails only for a socket that is gone already.
-            let _ = self.socket.set_zero_linger();
-        }
-    }
 }
 
 /// Breaks a stream off: RST_STREAM, or a TCP RST.

@@ -14,6 +14,7 @@ use crate::context::{PeerContext, PeerName, Shared, StreamContext};
 use crate::detect::Rewound;
 use crate::drain::DrainWatch;
 use crate::http::server;
+use crate::opaque::Downstream;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
 use crate::{opaque, tunnel};
@@ -33,7 +34,7 @@ pub(crate) async fn serve(mut tcp: TcpStream, from: SocketAddr, shared: &Arc<Sha
             opaque::relay_accepted(tcp, bytes::Bytes::new(), &destination, cx).await;
         }
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            server::serve(Rewound::new(bytes::Bytes::new(), tcp), cx).await;
+            server::serve(Rewound::new(bytes::Bytes::new(), tcp.into_http()), cx).await;
         }
         Protocol::Undeclared => tunnel::undeclared(tcp, &destination, cx).await,
     }

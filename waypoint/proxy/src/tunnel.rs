@@ -135,7 +135,7 @@ pub(crate) async fn undeclared<IO: opaque::Downstream>(
 ) {
     let limits = &cx.shared.settings.limits;
     match detect::detect(&mut io, limits.sniffed, limits.sniff_timeout).await {
-        Ok((Found::Http, first)) => server::serve(Rewound::new(first, io), cx).await,
+        Ok((Found::Http, first)) => server::serve(Rewound::new(first, io.into_http()), cx).await,
         Ok((Found::Opaque, first)) => opaque::relay_accepted(io, first, destination, cx).await,
         Err(error) => tracing::debug!(%error, "stream ended before its first bytes"),
     }
