@@ -112,8 +112,8 @@ async fn forward(
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
         Reads::Http | Reads::A2a | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
     };
-    let selected =
-        destination.routes.select(&target.authority, &target.path, target.query.as_deref(), &parts);
+    let (query, pinned) = (target.query.as_deref(), judged.pick.pinned.as_ref());
+    let selected = destination.routes.select(&target.authority, &target.path, query, &parts, pinned);
     match selected.ok_or(Refusal::NoRoute)? {
         Selected::Forward(route) => {
             log.routed(&route.name);

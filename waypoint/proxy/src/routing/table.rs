@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waypoint_model::{
     Backend, BackendTarget, HeaderChange, PathRewrite, Redirect, Rewrite, Route, RouteAction, RouteMatch,
-    RouteRule, ServiceKey,
+    RouteRule, ServiceKey, WorkloadUid,
 };
 
 use super::host::{HostPattern, split_authority};
@@ -127,7 +127,7 @@ impl RouteTable {
     }
 
     /// The way of one request. `None`: routes exist and none matches (404). `path` is normalized, without query; weights use
-    /// a random number.
+    /// a random number, but a session goes where its workload (`pinned`) is.
     #[must_use]
     pub fn select(
         &self,
@@ -135,6 +135,7 @@ impl RouteTable {
         path: &str,
         query: Option<&str>,
         parts: &http::request::Parts,
+        pinned: Option<&WorkloadUid>,
     ) -> Option<Selected> {
         if let Some(default) = &self.default {
             return Some(Selected::Forward(default.clone()));
@@ -143,7 +144,7 @@ impl RouteTable {
         let (method, headers) = (&parts.method, &parts.headers);
         let subject = Subject { host: &host, authority, path, query, method, headers };
         let (matcher, rule) = self.entries.iter().find(|(matcher, _)| matcher.matches(&subject))?;
-        Some(rule.select(matcher.prefix()))
+        Some(rule.select(matcher.prefix(), pinned))
     }
 }
 
@@ -160,7 +161,7 @@ impl Rule {
         }
     }
 
-    fn select(&self, prefix: Option<&Arc<str>>) -> Selected {
+    fn select(&self, prefix: Option<&Arc<str>>, pinned: Option<&WorkloadUid>) -> Selected {
         let broken = |why: &Arc<str>| Selected::Broken { name: Arc::clone(&self.name), why: Arc::clone(why) };
         match &self.action {
             Action::Broken(why) => broken(why),
@@ -170,15 +171,23 @@ impl Rule {
                 matched: prefix.cloned().unwrap_or_default(),
                 response_headers: Arc::clone(&self.response_headers),
             },
-            Action::Split { backends, total } => match share(backends, fastrand::u64(..*total)) {
-                Some(Share { to: Ok(forward), .. }) => {
-                    Selected::Forward(Forward { matched_prefix: prefix.cloned(), ..forward.clone() })
+            Action::Split { backends, total } => {
+                match kept(backends, pinned).or_else(|| share(backends, fastrand::u64(..*total))) {
+                    Some(Share { to: Ok(forward), .. }) => {
+                        Selected::Forward(Forward { matched_prefix: prefix.cloned(), ..forward.clone() })
+                    }
+                    Some(Share { to: Err(why), .. }) => broken(why),
+                    None => broken(&"the weights do not add up".into()),
                 }
-                Some(Share { to: Err(why), .. }) => broken(why),
-                None => broken(&"the weights do not add up".into()),
-            },
+            }
         }
     }
+}
+
+/// The backend that has the workload of a session.
+fn kept<'a>(backends: &'a [Share], pinned: Option<&WorkloadUid>) -> Option<&'a Share> {
+    let pinned = pinned?;
+    backends.iter().find(|share| share.to.as_ref().is_ok_and(|forward| forward.cluster.holds(pinned)))
 }
 
 /// The backend in whose part of the sum of weights `number` falls.

@@ -63,7 +63,7 @@ fn param(name: &str, value: &str) -> QueryMatch {
 fn taken(table: &RouteTable, authority: &str, target: &str) -> Option<String> {
     let request = Request::get(target).header("x", "1").header("y", "2").body(()).unwrap();
     let (parts, ()) = request.into_parts();
-    match table.select(authority, parts.uri.path(), parts.uri.query(), &parts)? {
+    match table.select(authority, parts.uri.path(), parts.uri.query(), &parts, None)? {
         Selected::Forward(forward) => Some(forward.name.to_string()),
         Selected::Redirect { name, .. } => Some(format!("redirect {name}")),
         Selected::Broken { name, .. } => Some(format!("broken {name}")),
@@ -182,7 +182,7 @@ fn a_header_on_several_lines_is_compared_as_one_list() {
     let of = |value: &str| RouteMatch { headers: vec![header("v", value)], ..RouteMatch::default() };
     let table = table(&[route(&[], None, vec![rule("a", vec![of("1,2")]), rule("b", vec![of("1")])])]);
     let (parts, ()) = Request::get("/").header("v", "1").header("v", "2").body(()).unwrap().into_parts();
-    let selected = table.select("h", "/", None, &parts);
+    let selected = table.select("h", "/", None, &parts, None);
     assert!(matches!(selected, Some(Selected::Forward(forward)) if &*forward.name == "a"));
 }
 
@@ -195,7 +195,7 @@ fn weights_divide_the_requests() {
     let (parts, ()) = Request::get("/").body(()).unwrap().into_parts();
     let mut counts: HashMap<String, usize> = HashMap::new();
     for _ in 0..10_000 {
-        let Some(Selected::Forward(forward)) = table.select("h", "/", None, &parts) else { panic!() };
+        let Some(Selected::Forward(forward)) = table.select("h", "/", None, &parts, None) else { panic!() };
         *counts.entry(forward.cluster.service().key.hostname.to_string()).or_default() += 1;
     }
     assert_eq!(counts.len(), 2, "{counts:?}");
@@ -252,7 +252,9 @@ fn a_way_applies_changes_of_rule_and_backend_and_keeps_extensions() {
     let request =
         Request::get("/api/t?q=1").header("host", "h").header("x", "1").extension(7_u8).body(()).unwrap();
     let (mut parts, ()) = request.into_parts();
-    let Some(Selected::Forward(forward)) = table.select("h", "/api/t", Some("q=1"), &parts) else { panic!() };
+    let Some(Selected::Forward(forward)) = table.select("h", "/api/t", Some("q=1"), &parts, None) else {
+        panic!()
+    };
     forward.apply(&mut parts).unwrap();
     assert_eq!(parts.uri.to_string(), "/v2/t?q=1");
     assert_eq!(

@@ -55,10 +55,13 @@ impl ConfigCell {
 mod tests {
     use super::*;
     use crate::limits::Limits;
+    use crate::routing::table::Selected;
     use certs::{MeshTls, Revocations, SvidSource, TrustDomains, X509Svid};
     use hbone::Target;
     use waypoint_model::{
-        Action, Locality, Policy, PolicyKey, Protocol, RouteKey, Service, ServiceKey, ServicePort,
+        Action, Backend, BackendTarget, Endpoint, Locality, Policy, PolicyKey, Protocol, Rewrite, Route,
+        RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort, TunnelKind, Workload,
+        WorkloadUid,
     };
 
     /// A source without a certificate: nothing is dialled here.
@@ -76,25 +79,78 @@ mod tests {
         ConfigCell::new(Upstreams::new(tls, &Limits::default(), Locality::default()))
     }
 
-    fn mesh(policy: &Arc<Policy>, routes: Vec<RouteKey>) -> Arc<MeshConfig> {
-        let key = ServiceKey::new("tools", "x.tools.svc.cluster.local");
-        let service = Service {
-            key: key.clone(),
-            name: "x".to_owned(),
-            fronted: true,
+    fn service(name: &str, fronted: bool, policies: Vec<PolicyKey>, routes: Vec<RouteKey>) -> Service {
+        Service {
+            key: ServiceKey::new("tools", &format!("{name}.tools.svc.cluster.local")),
+            name: name.to_owned(),
+            fronted,
             aliases: Vec::new(),
-            vips: vec!["10.96.0.1".parse().unwrap()],
+            vips: if fronted { vec!["10.96.0.1".parse().unwrap()] } else { Vec::new() },
             ports: [(80, ServicePort { name: None, protocol: Protocol::Http })].into(),
             endpoints: Vec::new(),
-            policies: vec![policy.key.clone()],
-            routes,
-        };
-        let policies = [(policy.key.clone(), Arc::clone(policy))].into();
-        Arc::new(MeshConfig {
-            services: [(key, Arc::new(service))].into(),
             policies,
-            ..MeshConfig::default()
-        })
+            routes,
+        }
+    }
+
+    fn mesh(policy: &Arc<Policy>, routes: Vec<RouteKey>) -> Arc<MeshConfig> {
+        let service = service("x", true, vec![policy.key.clone()], routes);
+        let policies = [(policy.key.clone(), Arc::clone(policy))].into();
+        let services = [(service.key.clone(), Arc::new(service))].into();
+        Arc::new(MeshConfig { services, policies, ..MeshConfig::default() })
+    }
+
+    /// Service `x` splits between the services `a` and `b`, a million to one; each has one workload of its name.
+    fn split() -> Arc<MeshConfig> {
+        let mut mesh = MeshConfig::default();
+        let key = RouteKey::new("tools", "split");
+        let mut backends = Vec::new();
+        for (name, weight) in [("a", 1_000_000), ("b", 1)] {
+            let uid = WorkloadUid(name.into());
+            let mut service = service(name, false, Vec::new(), Vec::new());
+            service.endpoints.push(Endpoint {
+                workload: uid.clone(),
+                ports: [(80, 8080)].into(),
+                ready: true,
+            });
+            let target = BackendTarget::Service(service.key.clone(), 80);
+            backends.push(Backend { target, weight, request_headers: Vec::new() });
+            mesh.services.insert(service.key.clone(), Arc::new(service));
+            mesh.workloads.insert(uid.clone(), Arc::new(workload(uid)));
+        }
+        let rule = RouteRule {
+            name: "split".to_owned(),
+            matches: Vec::new(),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            action: RouteAction::Forward { backends, rewrite: Rewrite::default() },
+            timeout: None,
+            backend_timeout: None,
+        };
+        let route = Route { key: key.clone(), hostnames: Vec::new(), port: None, rules: vec![rule] };
+        mesh.routes.insert(key.clone(), Arc::new(route));
+        let front = service("x", true, Vec::new(), vec![key]);
+        mesh.services.insert(front.key.clone(), Arc::new(front));
+        Arc::new(mesh)
+    }
+
+    fn workload(uid: WorkloadUid) -> Workload {
+        let name = uid.0.to_string();
+        Workload {
+            uid,
+            name: name.clone(),
+            namespace: "tools".to_owned(),
+            addresses: vec!["127.0.0.1".parse().unwrap()],
+            identity: None,
+            tunnel: TunnelKind::Plain,
+            locality: Locality::default(),
+            workload_name: name.clone(),
+            canonical_name: name,
+            canonical_revision: "v1".to_owned(),
+            app: None,
+            version: None,
+            cluster: String::new(),
+        }
     }
 
     fn policy() -> Arc<Policy> {
@@ -142,7 +198,26 @@ mod tests {
         let snapshot = cell.load().unwrap();
         let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
         let (parts, ()) = http::Request::get("/").body(()).unwrap().into_parts();
-        let selected = destination.routes.select("x", "/", None, &parts);
-        assert!(matches!(selected, Some(crate::routing::table::Selected::Broken { .. })));
+        let selected = destination.routes.select("x", "/", None, &parts, None);
+        assert!(matches!(selected, Some(Selected::Broken { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_session_goes_to_its_workload_whatever_the_weights() {
+        let cell = cell();
+        cell.apply(&split());
+        let snapshot = cell.load().unwrap();
+        let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
+        let (parts, ()) = http::Request::get("/").body(()).unwrap().into_parts();
+        let taken =
+            |pinned: Option<&WorkloadUid>| match destination.routes.select("x", "/", None, &parts, pinned) {
+                Some(Selected::Forward(forward)) => forward.cluster.service().name.clone(),
+                _ => panic!("not forwarded"),
+            };
+        for _ in 0..20 {
+            assert_eq!(taken(Some(&WorkloadUid("b".into()))), "b");
+            assert_eq!(taken(Some(&WorkloadUid("a".into()))), "a");
+            assert_eq!(taken(Some(&WorkloadUid("gone".into()))), "a");
+        }
     }
 }

@@ -67,6 +67,11 @@ impl Cluster {
         self.port
     }
 
+    /// Whether this workload is one of its endpoints.
+    pub(crate) fn holds(&self, workload: &WorkloadUid) -> bool {
+        self.pinned(workload).is_some()
+    }
+
     /// Joins the endpoints of a service port with their workloads. `state` finds or makes what outlives the snapshot.
     pub(super) fn new(
         service: &Arc<Service>,
