@@ -303,6 +303,13 @@ fn a_stream_is_filtered_event_by_event() {
         ),
         ("CRLF", format!("id: 1\r\ndata: {list}\r\n\r\n"), format!("id: 1\r\ndata: {kept}\r\n\r\n")),
         ("S-2 CR", format!("id: 1\rdata: {list}\r\r"), format!("id: 1\rdata: {kept}\r\r")),
+        // What a line that goes kept apart: CR and LF would be one end of line, and the event would not end.
+        ("CR, a line that goes, LF", format!("data: {list}\rx: y\n\n"), format!("data: {kept}\n\n")),
+        (
+            "CR of an id, data that goes, LF",
+            format!("data: {{\rid: 1\rdata:{}\n\n", &list[1..]),
+            format!("data: {{ {}\rid: 1\n\n", &kept[1..]),
+        ),
         (
             "S-3 split data and a comment between",
             "data: {\"result\":\n: x\ndata:{\"tools\":[{\"name\":\"bad\"},\ndata: {\"name\":\"a\"}]}}\n\n"

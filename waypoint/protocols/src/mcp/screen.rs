@@ -367,7 +367,7 @@ fn message_data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
 /// The event with other data, in the place of its first data line. Line feeds in the data stand between tokens only:
 /// the strict reader has seen to it.
 fn rewrite(event: &[u8], data: &[u8], out: &mut BytesMut) {
-    let mut written = false;
+    let (start, mut written) = (out.len(), false);
     for line in lines(event) {
         match line.field().0 {
             b"data" if !written => {
@@ -377,8 +377,20 @@ fn rewrite(event: &[u8], data: &[u8], out: &mut BytesMut) {
                 out.extend_from_slice(line.terminator());
             }
             b"data" => {}
-            b"" | b"id" | b"event" | b"retry" => out.extend_from_slice(line.raw),
+            b"" | b"id" | b"event" | b"retry" => {
+                keep_apart(out, start, line.raw);
+                out.extend_from_slice(line.raw);
+            }
             _ => {}
         }
+    }
+}
+
+/// Lines that were not neighbours before: a CR that ends one and the LF that is the next must not become one CRLF, or the
+/// event would not end.
+fn keep_apart(out: &mut BytesMut, start: usize, next: &[u8]) {
+    let written = out.get_mut(start..).and_then(<[u8]>::last_mut);
+    if let (Some(end @ b'\r'), Some(b'\n')) = (written, next.first()) {
+        *end = b'\n';
     }
 }
