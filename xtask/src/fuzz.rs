@@ -5,6 +5,7 @@ use crate::paths::Paths;
 use crate::shell::Shell;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the compiler must add so that libFuzzer sees which code was reached.
@@ -20,8 +21,17 @@ const SLOWEST_INPUT: &str = "-timeout=5";
 /// Memory beyond which a run is a finding, in MiB.
 const MOST_MEMORY: &str = "-rss_limit_mb=2048";
 
+/// Which inputs are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// The same ones each time, from the seeds on: for CI, where a run must say what the run before it said.
+    Same,
+    /// New ones, and what earlier runs kept: to find things.
+    New,
+}
+
 /// Builds the targets and runs all of them, or the one called `only`, each for `time`.
-pub(crate) fn run(paths: &Paths, only: Option<&str>, time: Duration) -> Result<()> {
+pub(crate) fn run(paths: &Paths, only: Option<&str>, inputs: Inputs, time: Duration) -> Result<()> {
     let targets = targets(paths)?;
     ensure!(
         only.is_none_or(|only| targets.iter().any(|name| name == only)),
@@ -34,12 +44,16 @@ pub(crate) fn run(paths: &Paths, only: Option<&str>, time: Duration) -> Result<(
     let build = cargo(paths, &["build", "--release", "--locked", "--target", &triple, "--manifest-path"]);
     build.arg(&manifest).env("RUSTFLAGS", COVERAGE).env("CARGO_TARGET_DIR", &folder).run()?;
     for name in targets.iter().filter(|name| only.is_none_or(|only| *name == only)) {
-        let corpus = folder.join("corpus").join(name);
-        std::fs::create_dir_all(&corpus)?;
+        let corpus = corpus(&folder, name, inputs)?;
         let limit = format!("-max_total_time={}", time.as_secs());
         let findings = format!("-artifact_prefix={}/{name}-", folder.display());
         let program = folder.join(&triple).join("release").join(name);
-        let args = [SLOWEST_INPUT, MOST_MEMORY, &limit, &findings, "-print_final_stats=1", "-verbosity=0"];
+        let seed = match inputs {
+            Inputs::Same => "-seed=1",
+            Inputs::New => "-seed=0", // libFuzzer then takes one by itself.
+        };
+        let args =
+            [SLOWEST_INPUT, MOST_MEMORY, &limit, &findings, seed, "-print_final_stats=1", "-verbosity=0"];
         let seeds = paths.root.join("fuzz/seeds").join(name);
         let mut fuzzer = Shell::new(&paths.root, program, &args).arg(&corpus);
         if seeds.is_dir() {
@@ -48,6 +62,19 @@ pub(crate) fn run(paths: &Paths, only: Option<&str>, time: Duration) -> Result<(
         fuzzer.run().with_context(|| format!("fuzz target {name}"))?;
     }
     Ok(())
+}
+
+/// Where inputs that reached something new are kept; for the same inputs again it must be empty.
+fn corpus(folder: &Path, target: &str, inputs: Inputs) -> Result<PathBuf> {
+    let corpus = match inputs {
+        Inputs::Same => folder.join("same").join(target),
+        Inputs::New => folder.join("corpus").join(target),
+    };
+    if inputs == Inputs::Same && corpus.exists() {
+        std::fs::remove_dir_all(&corpus)?;
+    }
+    std::fs::create_dir_all(&corpus)?;
+    Ok(corpus)
 }
 
 /// Names of the targets: the binaries of the fuzz crate.

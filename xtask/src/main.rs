@@ -79,7 +79,7 @@ fn main() -> Result<()> {
         Command::Setup => setup::all(&paths),
         Command::Arrows => arrows::check(&paths),
         Command::Fuzz { target, seconds } => {
-            fuzz::run(&paths, target.as_deref(), Duration::from_secs(seconds))
+            fuzz::run(&paths, target.as_deref(), fuzz::Inputs::New, Duration::from_secs(seconds))
         }
         Command::Schema { write } => schema::check(&paths, write),
     }

@@ -37,7 +37,9 @@ pub(crate) fn all(fuzz_time: Duration) -> Vec<Step> {
         step("test", "unit, property and wire tests", cargo::test),
         step("deny", "licences, bans and sources of dependencies", deny::check),
         Step { name: "advisories", about: "known faults of dependencies", run: Box::new(deny::advisories) },
-        step("fuzz", "every fuzz target for a short while", move |paths| fuzz::run(paths, None, fuzz_time)),
+        step("fuzz", "every fuzz target for a short while", move |paths| {
+            fuzz::run(paths, None, fuzz::Inputs::Same, fuzz_time)
+        }),
     ]
 }
 
