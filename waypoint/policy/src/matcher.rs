@@ -155,7 +155,10 @@ impl Matcher {
             }
             Self::SourceIp(ranges) => truth::of(ranges.contain(source.ip)),
             Self::RemoteIp(ranges) => truth::of(ranges.contain(source.remote_ip)),
-            Self::DestinationIp(ranges) => truth::of(destination.ip.is_some_and(|ip| ranges.contain(ip))),
+            // A tunnel to a host name reaches the same service as one to its address: which one cannot be told.
+            Self::DestinationIp(ranges) => {
+                destination.ip.map_or(Truth::NotYet, |ip| truth::of(ranges.contain(ip)))
+            }
             Self::DestinationPort(ports) => truth::of(ports.binary_search(&destination.port).is_ok()),
             Self::Sni(values) => {
                 truth::of(destination.sni.is_some_and(|name| values.matches(name.as_bytes())))

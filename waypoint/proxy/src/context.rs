@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     /// Bodies held for judging, in KiB (`inspected_total`).
     pub(crate) inspection: Arc<Semaphore>,
+    /// Bodies kept while their answers stream, in KiB: another quarter of `inspected_total`.
+    pub(crate) kept: Arc<Semaphore>,
 }
 
 /// Who says so.

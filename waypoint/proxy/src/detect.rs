@@ -52,6 +52,8 @@ pub(crate) async fn detect<IO: AsyncRead + Unpin>(
 
 /// `None`: more bytes are needed.
 fn tell(seen: &[u8]) -> Option<Found> {
+    // Empty lines before a request line are skipped (RFC 9112 §2.2), by servers too.
+    let seen = seen.get(seen.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count()..)?;
     let could_be = |whole: &[u8]| {
         if seen.len() < whole.len() { whole.starts_with(seen) } else { seen.starts_with(whole) }
     };
@@ -92,7 +94,8 @@ const HANDSHAKE: u8 = 0x16;
 ///
 /// # Errors
 /// [`io::ErrorKind::TimedOut`] for a stream that says nothing, or does not finish its ClientHello, within `wait`: what a rule
-/// asks of it would never be known. A stream that does not begin as TLS has no name.
+/// asks of it would never be known; [`io::ErrorKind::InvalidData`] for a ClientHello that is not one to us, since it may be one
+/// to the server. A stream that does not begin as TLS has no name.
 pub(crate) async fn server_name<IO: AsyncRead + Unpin>(
     io: &mut IO,
     first: Bytes,
@@ -104,6 +107,7 @@ pub(crate) async fn server_name<IO: AsyncRead + Unpin>(
         match hello(&seen) {
             Hello::Whole(name) => return Ok((name, seen.freeze())),
             Hello::More if seen.len() >= CLIENT_HELLO => return Err(io::ErrorKind::InvalidData.into()),
+            Hello::Unreadable => return Err(io::ErrorKind::InvalidData.into()),
             Hello::More => {}
         }
         let mut limited = (&mut *io).take((CLIENT_HELLO - seen.len()) as u64);
@@ -118,6 +122,8 @@ pub(crate) async fn server_name<IO: AsyncRead + Unpin>(
 enum Hello {
     More,
     Whole(Option<String>),
+    /// Begins as TLS, and goes on as something that rustls does not take.
+    Unreadable,
 }
 
 fn hello(seen: &[u8]) -> Hello {
@@ -129,14 +135,14 @@ fn hello(seen: &[u8]) -> Hello {
     let (mut acceptor, mut rest) = (rustls::server::Acceptor::default(), seen);
     while !rest.is_empty() {
         if acceptor.read_tls(&mut rest).is_err() {
-            return Hello::Whole(None);
+            return Hello::Unreadable;
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 return Hello::Whole(accepted.client_hello().server_name().map(str::to_owned));
             }
             Ok(None) => {}
-            Err(_not_tls) => return Hello::Whole(None),
+            Err(_not_ours) => return Hello::Unreadable,
         }
     }
     Hello::More
@@ -202,6 +208,8 @@ mod tests {
             (b"\x16\x03\x01", Some(Found::Opaque)),
             (b"\x00\x00", Some(Found::Opaque)),
             (b"get / HTTP/1.1\r\n", Some(Found::Http)),
+            (b"\r\n", None),
+            (b"\r\n\r\nPOST /mcp HTTP/1.1\r\n", Some(Found::Http)),
         ];
         for (bytes, want) in rows {
             assert_eq!(tell(bytes), *want, "{:?}", String::from_utf8_lossy(bytes));
@@ -232,6 +240,12 @@ mod tests {
         assert_eq!(half.unwrap_err().kind(), io::ErrorKind::TimedOut);
         let silent = server_name(&mut far, Bytes::new(), wait).await;
         assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // No signature_algorithms: legal in TLS 1.2, and nothing that rustls reads a name from.
+        let mut odd = b"\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03".to_vec();
+        odd.extend([7; 32]);
+        odd.extend(b"\x00\x00\x04\x00\x2f\x00\x35\x01\x00");
+        let unreadable = server_name(&mut far, Bytes::from(odd), wait).await;
+        assert_eq!(unreadable.unwrap_err().kind(), io::ErrorKind::InvalidData);
         let other = server_name(&mut far, Bytes::from_static(b"SSH-2.0"), wait).await.unwrap();
         assert_eq!(other, (None, Bytes::from_static(b"SSH-2.0")));
     }

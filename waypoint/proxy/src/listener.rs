@@ -71,6 +71,7 @@ impl Proxy {
         let shared = Shared {
             sessions: Sessions::new(&settings.session_keys, limits),
             inspection: Arc::new(Semaphore::new(limits.inspected_total >> 10)),
+            kept: Arc::new(Semaphore::new(limits.inspected_total >> 12)),
             config,
             upstreams,
             telemetry,

@@ -61,6 +61,17 @@ pub(crate) async fn relay_accepted<IO: Downstream>(
     }
 }
 
+/// Breaks off a stream that had to be accepted.
+pub(crate) fn refuse<IO: Downstream>(
+    downstream: IO,
+    refusal: &Refusal,
+    destination: &Arc<Destination>,
+    cx: &StreamContext,
+) {
+    StreamLog::begin(cx, destination).refused(refusal, 0);
+    reset(downstream.into_peer());
+}
+
 /// Reads the server name where a rule asks for it; gives back what was read.
 async fn name<IO: Downstream>(
     downstream: &mut IO,

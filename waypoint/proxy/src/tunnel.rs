@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use waypoint_model::Protocol;
+use waypoint_policy::Reads;
 
 use crate::context::{PeerContext, Shared, StreamContext};
 use crate::detect::{self, Found, Rewound};
@@ -136,6 +137,10 @@ pub(crate) async fn undeclared<IO: opaque::Downstream>(
     let limits = &cx.shared.settings.limits;
     match detect::detect(&mut io, limits.sniffed, limits.sniff_timeout).await {
         Ok((Found::Http, first)) => server::serve(Rewound::new(first, io.into_http()), cx).await,
+        // What is read as MCP is never carried unread: neither silence nor other first bytes opt out.
+        Ok((Found::Opaque, _unread)) if destination.policy.reads() == Reads::Mcp => {
+            opaque::refuse(io, &Refusal::BadRequest("opaque_on_mcp_port"), destination, &cx);
+        }
         Ok((Found::Opaque, first)) => opaque::relay_accepted(io, first, destination, cx).await,
         Err(error) => tracing::debug!(%error, "stream ended before its first bytes"),
     }

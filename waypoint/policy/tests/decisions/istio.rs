@@ -182,7 +182,6 @@ fn every_attribute_is_compared_as_istio_does() {
         ("source block, mapped", source("10.0.0.0/8"), from_ip("::ffff:10.9.9.9"), true),
         ("other source block", source("10.1.0.0/16"), request(), false),
         ("remote block", test(Test::RemoteIp("10.0.0.1/32".parse().unwrap())), from_ip("10.0.0.2"), true),
-        ("destination unknown", test(Test::DestinationIp("::/0".parse().unwrap())), request(), false),
         ("port", port(80), request(), true),
         ("other port", port(81), request(), false),
         ("no server name", test(Test::Sni(StringMatch::Present)), request(), false),
@@ -225,6 +224,15 @@ fn every_attribute_is_compared_as_istio_does() {
         assert_eq!(judge(&compile([allow([rule.clone()])]), &request).is_ok(), want, "ALLOW {name}");
         assert_eq!(judge(&compile([deny([rule])]), &request).is_ok(), !want, "DENY {name}");
     }
+}
+
+/// A tunnel to a host name reaches the service as one to its address does, so a rule on the address must not be a way past.
+#[test]
+fn an_address_that_cannot_be_told_permits_nothing_and_denies() {
+    let somewhere = test(Test::DestinationIp("10.0.0.0/8".parse().unwrap()));
+    assert!(judge(&compile([allow([somewhere.clone()])]), &Request::by("bot")).is_err());
+    assert!(judge(&compile([allow([not(somewhere.clone())])]), &Request::by("bot")).is_err());
+    assert!(judge(&compile([deny([somewhere])]), &Request::by("bot")).is_err());
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn answer(test: &Test, request: &Request, facts: &dyn Facts) -> Option<bool> {
         Test::ServiceAccount { namespace, name } => Some(part(2) == Some(namespace) && part(4) == Some(name)),
         Test::SourceIp(net) => Some(net.contains(&request.ip)),
         Test::RemoteIp(net) => Some(net.contains(&request.remote_ip)),
-        Test::DestinationIp(net) => Some(request.destination_ip.is_some_and(|ip| net.contains(&ip))),
+        Test::DestinationIp(net) => request.destination_ip.map(|ip| net.contains(&ip)),
         Test::DestinationPort(port) => Some(request.port == *port),
         Test::Sni(want) => of_head(request.sni.as_deref(), want),
         Test::Fact { filter, key, value } => {

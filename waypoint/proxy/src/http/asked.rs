@@ -16,7 +16,10 @@ use crate::snapshot::Destination;
 
 /// A request as it was judged, before anything was changed for the way up; with its MCP body where one was read.
 #[derive(Clone)]
-pub(crate) struct Asked(Arc<Inner>);
+pub(crate) struct Asked {
+    head: Arc<Inner>,
+    message: Arc<Message>,
+}
 
 struct Inner {
     cx: Arc<StreamContext>,
@@ -24,7 +27,6 @@ struct Inner {
     target: Target,
     headers: HeaderMap,
     port: u16,
-    message: Message,
 }
 
 /// What is known of the message.
@@ -68,22 +70,33 @@ impl Asked {
         message: Message,
     ) -> Self {
         let (method, headers, target) = (parts.method.clone(), parts.headers.clone(), target.clone());
-        Self(Arc::new(Inner { cx: Arc::clone(cx), method, target, headers, port, message }))
+        let head = Arc::new(Inner { cx: Arc::clone(cx), method, target, headers, port });
+        Self { head, message: Arc::new(message) }
+    }
+
+    /// For an answer that may last: its body, if it is kept, no longer counts as one that is being judged.
+    pub(crate) fn for_long(self) -> Self {
+        let Message::Body(head, inspected) = &*self.message else { return self };
+        let message = match inspected.keep(&self.head.cx.shared.kept) {
+            Some(kept) => Message::Body(head.clone(), kept),
+            None => Message::Head(head.clone()),
+        };
+        Self { message: Arc::new(message), ..self }
     }
 
     pub(crate) fn cx(&self) -> &Arc<StreamContext> {
-        &self.0.cx
+        &self.head.cx
     }
 
     pub(crate) fn attributes(&self) -> Attributes<'_> {
-        let inner = &self.0;
+        let inner = &self.head;
         seen(&inner.cx, &inner.method, &inner.headers, &inner.target, inner.port)
     }
 
     /// The newest snapshot's destination for it, if there still is one.
     pub(crate) fn destination(&self) -> Option<Arc<Destination>> {
-        let snapshot = self.0.cx.shared.config.load()?;
-        snapshot.destination(&self.0.cx.target).ok().map(Arc::clone)
+        let snapshot = self.head.cx.shared.config.load()?;
+        snapshot.destination(&self.head.cx.target).ok().map(Arc::clone)
     }
 
     /// Whether an entry of a list may be shown, by the newest snapshot.
@@ -94,7 +107,7 @@ impl Asked {
 
     /// Waits until a new snapshot denies what was permitted, or no longer holds the destination. Cancel safe.
     pub(crate) async fn no_longer_allowed(&self) {
-        let mut generations = self.0.cx.shared.config.generations();
+        let mut generations = self.head.cx.shared.config.generations();
         generations.mark_changed(); // One may have come since the decision.
         while generations.changed().await.is_ok() {
             let still = self.destination().is_some_and(|destination| self.decide(&destination).is_ok());
@@ -107,7 +120,7 @@ impl Asked {
 
     fn decide(&self, destination: &Destination) -> Result<Permit, Denial> {
         let (policy, attributes) = (&destination.policy, self.attributes());
-        let head = match &self.0.message {
+        let head = match &*self.message {
             Message::Plain => return policy.decide(&attributes, &Plain),
             Message::Head(head) | Message::Body(head, _) => head,
         };
@@ -116,9 +129,9 @@ impl Asked {
             HeadVerdict::Deny(denial) => return Err(denial),
             HeadVerdict::ReadBody => {}
         }
-        match &self.0.message {
+        match &*self.message {
             Message::Body(head, inspected) => {
-                let limits = self.0.cx.shared.settings.limits.protocol();
+                let limits = self.head.cx.shared.settings.limits.protocol();
                 match Exchange::read(head, &inspected.bytes, &limits) {
                     Ok(exchange) => mcp::judge(policy, &attributes, &exchange).outcome,
                     Err(_malformed) => policy.decide(&attributes, &Plain),

@@ -20,6 +20,22 @@ pub(crate) struct Inspected {
     _share: Vec<OwnedSemaphorePermit>,
 }
 
+/// Largest body that is kept for as long as its answer streams.
+const KEPT: usize = 64 << 10;
+
+impl Inspected {
+    /// The same body under a share of `kept` instead of `inspected_total`, so that long answers leave the latter to requests.
+    /// `None` where it is large, or too much is kept already.
+    pub(crate) fn keep(&self, kept: &Arc<Semaphore>) -> Option<Self> {
+        let kibibytes = u32::try_from(self.bytes.len().div_ceil(1 << 10)).ok()?;
+        if self.bytes.len() > KEPT {
+            return None;
+        }
+        let share = Arc::clone(kept).try_acquire_many_owned(kibibytes).ok()?;
+        Some(Self { bytes: Bytes::copy_from_slice(&self.bytes), _share: vec![share] })
+    }
+}
+
 /// Reads a body to its end. Trailers are dropped: nothing in them may steer a request that was judged without them.
 ///
 /// # Errors
@@ -93,5 +109,25 @@ impl Budget<'_> {
         self.permits.push(permit);
         self.bytes += (step as usize) << 10;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_answer_keeps_a_small_body_from_a_budget_of_its_own() {
+        let (total, kept) = (Arc::new(Semaphore::new(8192)), Arc::new(Semaphore::new(80)));
+        let body = |bytes: usize| {
+            let share = Arc::clone(&total).try_acquire_many_owned(16).unwrap();
+            Inspected { bytes: Bytes::from(vec![b' '; bytes]), _share: vec![share] }
+        };
+        let small = body(KEPT).keep(&kept).unwrap();
+        assert_eq!((total.available_permits(), kept.available_permits()), (8192, 16));
+        assert!(body(KEPT).keep(&kept).is_none(), "the budget is used up");
+        assert!(body(KEPT + 1).keep(&kept).is_none(), "too large");
+        drop(small);
+        assert_eq!((total.available_permits(), kept.available_permits()), (8192, 80));
     }
 }

@@ -80,6 +80,9 @@ pub(crate) async fn authorize(
 ) -> Result<Judged, Refused> {
     let head = Head::read(parts).map_err(malformed)?;
     log.mcp_head(&head);
+    if names_session(target.query.as_deref()) {
+        return Err(Refusal::BadRequest("session_in_query").into());
+    }
     if head.kind() != HeadKind::Message && !body.is_end_stream() {
         return Err(Refusal::BadRequest("unexpected_body").into()); // HTTP/2 needs no header to announce one.
     }
@@ -104,6 +107,13 @@ pub(crate) async fn authorize(
             by_head(cx, destination, parts, target, body, head, permit, log)
         }
     }
+}
+
+/// Servers of the HTTP+SSE transport (2024-11-05) name their session in the query. It is not bound to an identity yet, so a
+/// request with one is refused.
+fn names_session(query: Option<&str>) -> bool {
+    let keys = query.into_iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split('=').next());
+    keys.map(|key| key.to_ascii_lowercase().replace(['_', '-'], "")).any(|key| key == "sessionid")
 }
 
 /// Nothing depends on the body: it streams through.
@@ -240,5 +250,21 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
         Kind::Lifecycle => "lifecycle",
         Kind::Response => "response",
         Kind::Plain => "plain",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_in_the_query_is_seen_in_every_spelling() {
+        for query in ["sessionId=1", "a=b&session_id=1", "SESSION-ID", "sessionid=&x"] {
+            assert!(names_session(Some(query)), "{query}");
+        }
+        for query in ["", "session=1", "x=sessionId", "my_session_id_2=1"] {
+            assert!(!names_session(Some(query)), "{query}");
+        }
+        assert!(!names_session(None));
     }
 }

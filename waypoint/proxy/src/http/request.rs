@@ -215,8 +215,10 @@ async fn send(
             log,
         );
     }
-    let response = screen::apply(response, &judged.screening, judged.asked.as_ref(), log).await?;
-    Ok(watched::watch(response, judged.asked, log.deadline(route.timeout)))
+    let asked =
+        judged.asked.map(|asked| if answer::is_event_stream(&response) { asked.for_long() } else { asked });
+    let response = screen::apply(response, &judged.screening, asked.as_ref(), log).await?;
+    Ok(watched::watch(response, asked, log.deadline(route.timeout)))
 }
 
 /// What is spoken to the endpoint: as the port declares, else as the client did.
