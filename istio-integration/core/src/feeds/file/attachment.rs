@@ -76,23 +76,45 @@ impl Attachment<'_> {
         }
         let refs = match &doc.targets {
             Targets::Ztunnel => return,
-            Targets::Unreadable => return attached.attach(&doc.policy, self.of_namespace(&key.namespace)),
+            Targets::Unreadable => return attached.attach(&doc.policy, self.reach(&key.namespace)),
             Targets::Refs(refs) => refs,
         };
-        for (index, target) in refs.iter().enumerate() {
-            let field = format!("spec.targetRefs[{index}]");
-            match self.target(target, &key.namespace) {
-                Ok(services) => attached.attach(&doc.policy, services),
-                Err(Unattached::Elsewhere(severity, message)) => {
-                    findings.push(key.finding(origin, severity, &field, message));
-                }
-                Err(Unattached::Unknown(message)) => {
-                    findings.push(key.finding(origin, Severity::Error, &field, message.clone()));
-                    let policy = Policy { unusable: Some(message), ..doc.policy.clone() };
-                    attached.attach(&policy, self.of_namespace(&key.namespace));
-                }
+        match self.resolve(key, origin, refs, findings) {
+            Ok(Some(services)) => attached.attach(&doc.policy, services),
+            Ok(None) => {}
+            Err(why) => {
+                let policy = Policy { unusable: Some(why), ..doc.policy.clone() };
+                attached.attach(&policy, self.reach(&key.namespace));
             }
         }
+    }
+
+    /// The services of all targets; none where no target is ours, and why where one of them may be. One that cannot be
+    /// told makes the policy unusable at the others too: under one key there is one policy.
+    fn resolve(
+        &self,
+        key: &ResourceKey,
+        origin: &Origin,
+        refs: &[TargetRef],
+        findings: &mut Vec<Finding>,
+    ) -> Result<Option<Vec<ResourceKey>>, String> {
+        let mut services: Option<Vec<ResourceKey>> = None;
+        let mut unknown = None;
+        for (index, target) in refs.iter().enumerate() {
+            let (severity, message) = match self.target(target, &key.namespace) {
+                Ok(targeted) => {
+                    services.get_or_insert_default().extend(targeted);
+                    continue;
+                }
+                Err(Unattached::Elsewhere(severity, message)) => (severity, message),
+                Err(Unattached::Unknown(message)) => {
+                    unknown.get_or_insert_with(|| message.clone());
+                    (Severity::Error, message)
+                }
+            };
+            findings.push(key.finding(origin, severity, &format!("spec.targetRefs[{index}]"), message));
+        }
+        unknown.map_or(Ok(services), Err)
     }
 
     fn target(&self, target: &TargetRef, namespace: &str) -> Result<Vec<ResourceKey>, Unattached> {
@@ -155,9 +177,11 @@ impl Attachment<'_> {
         self.services.iter().filter(|(_, fronted)| **fronted).map(|(key, _)| (*key).clone())
     }
 
-    /// What a policy of this namespace could target.
-    fn of_namespace(&self, namespace: &str) -> Vec<ResourceKey> {
-        self.fronted().filter(|key| namespace == ROOT_NAMESPACE || key.namespace == namespace).collect()
+    /// What a policy of this namespace could target: its own services, and all of ours if it could target our Gateway or
+    /// its class.
+    fn reach(&self, namespace: &str) -> Vec<ResourceKey> {
+        let all = namespace == ROOT_NAMESPACE || self.waypoint.may_be_in(namespace);
+        self.fronted().filter(|key| all || key.namespace == namespace).collect()
     }
 }
 
@@ -189,6 +213,7 @@ fn stand_in(name: &str) -> Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feeds::file::Loaded;
     use crate::feeds::file::testing::{POD, SERVICE, all, findings, gateway, load, policy, web};
 
     #[test]
@@ -229,33 +254,65 @@ mod tests {
         }
     }
 
+    /// An AuthorizationPolicy `p`.
+    fn written(namespace: &str, spec: &str) -> String {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+        )
+    }
+
+    /// Services to which the policy `p` of this namespace and no other applies.
+    fn bound(loaded: &Loaded, namespace: &str) -> Vec<String> {
+        let key = PolicyKey::new(namespace, "p");
+        let services = loaded.mesh.services.values().filter(|service| service.policies == [key.clone()]);
+        services.map(|service| format!("{}/{}", service.key.namespace, service.name)).collect()
+    }
+
     #[test]
     fn a_policy_that_cannot_be_judged_denies_its_targets() {
-        let other = SERVICE.replace("web", "other").replace("10.96.0.1", "10.96.0.2");
-        let far = SERVICE.replace("namespace: a", "namespace: b").replace("10.96.0.1", "10.96.0.3");
+        let near = SERVICE.replace("waypoint: wp", "waypoint: wp, istio.io/use-waypoint-namespace: infra");
+        let other = near.replace("web", "other").replace("10.96.0.1", "10.96.0.2");
+        let far = near.replace("namespace: a", "namespace: b").replace("10.96.0.1", "10.96.0.3");
+        let wp = gateway("infra", "wp").replace("HBONE", "HBONE, allowedRoutes: {namespaces: {from: All}}");
         let to_web = "targetRefs: [{kind: Service, name: web}]";
-        let gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: wp}";
-        let rows: [(&str, String, &[&str]); 7] = [
+        let everything = ["a/other", "a/web", "b/web"].as_slice();
+        let rows: [(&str, String, &[&str]); 9] = [
             ("a", format!("{to_web}, action: CUSTOM"), &["a/web"]),
             ("a", format!("{to_web}, rules: [{{from: [{{source: {{ipBlocks: [x]}}}}]}}]"), &["a/web"]),
             ("a", format!("{to_web}, rules: [{{from: [{{source: {{principal: [x]}}}}]}}]"), &["a/web"]),
             ("a", format!("{to_web}, rules: [{{from: }}]"), &["a/web"]),
             ("a", "targetRefs: [{kind: Servce, name: web}]".to_owned(), &["a/other", "a/web"]),
-            ("istio-system", "targetRefs: 1".to_owned(), &["a/other", "a/web", "b/web"]),
-            ("a", format!("targetRefs: [{gateway}]"), &["a/other", "a/web"]),
+            ("c", "targetRefs: [{kind: Gateway, name: wp}]".to_owned(), &[]),
+            ("istio-system", "targetRefs: 1".to_owned(), everything),
+            ("infra", "targetRefs: 1".to_owned(), everything),
+            ("infra", "targetRefs: [{kind: Gateway, name: wp}], action: DENY".to_owned(), everything),
         ];
         for (namespace, spec, want) in rows {
-            let policy = format!(
-                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {{{spec}}}\n"
-            );
-            let loaded = load(&all(&[SERVICE, &other, &far, POD, &policy]));
-            let key = PolicyKey::new(namespace, "p");
-            let services = loaded.mesh.services.values().filter(|service| service.policies == [key.clone()]);
-            let got: Vec<_> =
-                services.map(|service| format!("{}/{}", service.key.namespace, service.name)).collect();
-            assert_eq!(got, want, "{spec}");
-            assert!(loaded.mesh.policies[&key].unusable.is_some(), "{spec}");
+            let loaded = load(&all(&[&near, &other, &far, POD, &wp, &written(namespace, &spec)]));
+            assert_eq!(bound(&loaded, namespace), want, "{spec}");
+            assert!(loaded.mesh.policies[&PolicyKey::new(namespace, "p")].unusable.is_some(), "{spec}");
             assert!(!findings(&loaded, Severity::Error).is_empty(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn where_no_gateway_says_who_we_are_a_policy_with_unknown_targets_denies_everywhere() {
+        let far = SERVICE.replace("namespace: a", "namespace: b").replace("10.96.0.1", "10.96.0.3");
+        let gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: wp}";
+        let service = "{kind: Service, name: web}";
+        let rows = [
+            "targetRefs: [{kind: Gateway, name: wp}]".to_owned(),
+            format!("targetRefs: [{gateway}]"),
+            format!("targetRefs: [{gateway}, {service}], rules: [{{}}]"),
+            format!("targetRefs: [{service}, {gateway}], rules: [{{}}]"),
+        ];
+        for spec in rows {
+            for namespace in ["a", "infra"] {
+                let loaded = load(&all(&[SERVICE, &far, POD, &written(namespace, &spec)]));
+                assert_eq!(bound(&loaded, namespace), ["a/web", "b/web"], "{namespace} {spec}");
+                assert!(loaded.mesh.policies[&PolicyKey::new(namespace, "p")].unusable.is_some(), "{spec}");
+                assert!(!findings(&loaded, Severity::Error).is_empty(), "{spec}");
+            }
         }
     }
 

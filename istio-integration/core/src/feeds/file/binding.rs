@@ -106,6 +106,15 @@ impl Waypoint {
     pub(super) fn is(&self, wanted_namespace: &str, wanted_name: &str) -> bool {
         matches!(self, Self::Gateway { namespace, name, .. } if namespace == wanted_namespace && name == wanted_name)
     }
+
+    /// Whether a policy in this namespace could target us: a Gateway is targeted from its own namespace.
+    pub(super) fn may_be_in(&self, wanted: &str) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Unknown => false,
+            Self::Gateway { namespace, .. } => namespace == wanted,
+        }
+    }
 }
 
 fn admits(
