@@ -8,7 +8,7 @@ use serde_json::json;
 const HIDDEN: Want = Want::Error(200, -32002, "1");
 
 /// Spellings of `file:///secret/x` and its like, under the prefix that is allowed where they can be.
-const SPELLINGS: [(&str, &str); 30] = [
+const SPELLINGS: [(&str, &str); 35] = [
     ("R-1 scheme", "FILE:///public/x"),
     ("R-1 host", "http://HOST/public/x"),
     ("R-1 default port", "http://host:80/public/x"),
@@ -35,6 +35,11 @@ const SPELLINGS: [(&str, &str); 30] = [
     ("R-6 encoded slash in upper case", "file:///public/..%2Fsecret"),
     ("R-6 encoded backslash", "file:///public/..%5csecret"),
     ("R-6 encoded backslash in upper case", "file:///public/..%5Csecret"),
+    ("R-6 encoded letter", "file:///%70ublic/x"),
+    ("R-6 encoded in lower case", "file:///public/caf%c3%a9"),
+    ("R-2 behind a question mark", "file:///public/x?/../../secret/x"),
+    ("R-5 fragment", "file:///public/x#y"),
+    ("R-5 empty query", "file:///public/x?"),
     ("R-5 not a URI", "public/x"),
     ("R-5 not in ASCII", "file:///public/\u{e9}"),
     ("R-5 empty", ""),
