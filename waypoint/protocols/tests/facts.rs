@@ -163,6 +163,30 @@ fn of_a_template_only_its_literal_prefix_is_told() {
 }
 
 #[test]
+fn what_is_too_long_to_compare_is_doubt_and_costs_nothing() {
+    let array = |element: &str, count: usize| format!("[{}]", vec![element; count].join(","));
+    let number = |zeros: usize| format!("1.{}", "0".repeat(zeros));
+    for (row, argument, value, told, comparisons) in [
+        ("array of 1,000", array("1e3", 1_000), "none", No, 1_000),
+        ("array of 1,001", array("1e3", 1_001), "1000", NotYet, 0),
+        ("array of 1,001 strings", array(r#""a""#, 1_001), "a", NotYet, 0),
+        ("array of 99,000", array("1e308", 99_000), "1", NotYet, 0),
+        ("number of 64 bytes", number(62), "1", Yes, 1),
+        ("number of 65 bytes", number(63), "1", NotYet, 0),
+        ("long numbers in an array", array(&number(63), 1_000), "1", NotYet, 0),
+    ] {
+        let body = call(&format!(r#"{{"name":"t","arguments":{{"a":{argument}}}}}"#));
+        let exchange = read(body.as_bytes()).unwrap();
+        let mut compared = 0;
+        let answer = exchange.messages[0].subjects[0].ask(&key("args.a"), &mut |text| {
+            compared += 1;
+            text == value
+        });
+        assert_eq!((answer, compared), (told, comparisons), "{row}");
+    }
+}
+
+#[test]
 fn arguments_are_told_as_text_and_doubt_is_told_as_doubt() {
     let arguments = r#"{
         "owner":"acme","esc":"\u0061\n","empty":"","n":1.50,"one":10e-1,"big":1e400,"drops":9007199254740993,

@@ -7,13 +7,18 @@ use ::http::HeaderValue;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// Elements of an argument that are compared. Every condition of every rule asks anew, so that a longer array would
+/// let one body cost seconds.
+const ELEMENTS: usize = 1_000;
+
 /// What one message asks for, once per protected thing: a `subscriptions/listen` has one per URI.
 ///
 /// Arguments (`args.<path>`) are the members of `params.arguments` of a tool or prompt: a string as its text, a number
 /// as its shortest decimal (`1.0`, `1e0` → `1`), `true` and `false`; an array by each of its scalars; an object,
 /// `null` or a missing argument satisfies nothing. Where servers disagree on what an argument is, the answer is
 /// [`Truth::NotYet`], which must not satisfy an ALLOW rule and must satisfy a DENY rule: a number that doubles cannot
-/// hold, and a key beside which (or instead of which) stands another that differs only in case.
+/// hold, and a key beside which (or instead of which) stands another that differs only in case. So it is for what is
+/// too long to compare: an array of more than 1,000 elements, a number of more than 64 bytes.
 ///
 /// Annotations of tools are not known yet and answer [`Truth::No`].
 #[derive(Debug)]
@@ -152,6 +157,9 @@ fn look_up<'d, 'b>(object: Value<'d, 'b>, key: &str) -> (Option<Value<'d, 'b>>, 
 fn ask_value(value: Value<'_, '_>, test: &mut dyn FnMut(&str) -> bool) -> Truth {
     if !value.is(Shape::Array) {
         return ask_scalar(value, test);
+    }
+    if value.elements().nth(ELEMENTS).is_some() {
+        return Truth::NotYet;
     }
     let mut told = Truth::No;
     for element in value.elements() {
