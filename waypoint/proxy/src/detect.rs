@@ -84,6 +84,34 @@ fn is_request_line(line: &[u8]) -> bool {
         && rest.is_none()
 }
 
+/// Which HTTP a stream speaks that is known to speak HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Http1,
+    /// With prior knowledge.
+    Http2,
+}
+
+/// Reads until it is clear whether HTTP/2's preface comes; gives back what was read.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] for a stream that ends before.
+pub(crate) async fn spoken<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<(Spoken, Bytes)> {
+    let mut seen = BytesMut::with_capacity(PREFACE.len());
+    loop {
+        if seen.starts_with(PREFACE) {
+            return Ok((Spoken::Http2, seen.freeze()));
+        }
+        if !PREFACE.starts_with(&seen) {
+            return Ok((Spoken::Http1, seen.freeze()));
+        }
+        let mut limited = (&mut *io).take((PREFACE.len() - seen.len()) as u64);
+        if limited.read_buf(&mut seen).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
 /// Longest ClientHello that is looked for, in bytes: one TLS record (RFC 8446 §5.1) and its header.
 const CLIENT_HELLO: usize = (16 << 10) + 5;
 
@@ -248,6 +276,27 @@ mod tests {
         assert_eq!(unreadable.unwrap_err().kind(), io::ErrorKind::InvalidData);
         let other = server_name(&mut far, Bytes::from_static(b"SSH-2.0"), wait).await.unwrap();
         assert_eq!(other, (None, Bytes::from_static(b"SSH-2.0")));
+    }
+
+    #[tokio::test]
+    async fn the_preface_tells_the_versions_apart_in_any_pieces() {
+        for (bytes, want) in
+            [(PREFACE, Spoken::Http2), (b"PRI / HTTP/1.1\r\n\r\n", Spoken::Http1), (b"G", Spoken::Http1)]
+        {
+            let (mut near, mut far) = tokio::io::duplex(1);
+            let write = tokio::io::AsyncWriteExt::write_all(&mut near, bytes);
+            let read = async {
+                let (spoken, first) = spoken(&mut far).await.unwrap();
+                drop(far);
+                (spoken, first)
+            };
+            let (_cut, (spoken, first)) = tokio::join!(write, read);
+            assert_eq!(spoken, want);
+            assert!(!first.is_empty() && bytes.starts_with(&first));
+        }
+        let (near, mut far) = tokio::io::duplex(1);
+        drop(near);
+        assert_eq!(spoken(&mut far).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test(start_paused = true)]

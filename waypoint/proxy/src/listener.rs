@@ -222,10 +222,15 @@ struct Credit {
 }
 
 impl Credit {
+    /// The whole window while it fits under `bound`, else [`SMALL_WINDOW`].
     fn grant(total: &Arc<AtomicU64>, window: u32, bound: u64) -> Self {
-        let before = total.fetch_add(window.into(), Ordering::Relaxed);
-        let full = before.saturating_add(window.into()) <= bound;
-        Self { total: Arc::clone(total), granted: window.into(), full }
+        let fits = |before: u64| before.checked_add(window.into()).filter(|after| *after <= bound);
+        let full = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        let granted = u64::from(if full { window } else { SMALL_WINDOW });
+        if !full {
+            total.fetch_add(granted, Ordering::Relaxed);
+        }
+        Self { total: Arc::clone(total), granted, full }
     }
 }
 
@@ -235,6 +240,7 @@ impl Drop for Credit {
     }
 }
 
+/// Connection window where the credit is used up; a stream gets a quarter of it, so that one that stalls leaves some to others.
 /// Small windows keep a crowd of connections within the credit that memory was planned for (`total_window`).
 const SMALL_WINDOW: u32 = 64 << 10;
 
@@ -243,7 +249,7 @@ fn http2_settings(settings: &Settings, full: bool) -> hbone::Settings {
     let (stream, connection) = if full {
         (limits.stream_window, limits.connection_window)
     } else {
-        (SMALL_WINDOW - 1, SMALL_WINDOW)
+        (SMALL_WINDOW / 4, SMALL_WINDOW)
     };
     hbone::Settings {
         stream_window: stream,
@@ -262,5 +268,24 @@ async fn back_off(error: &io::Error) {
     if error.kind() != io::ErrorKind::ConnectionAborted {
         tracing::warn!(%error, "accepting failed");
         tokio::time::sleep(ACCEPT_BACKOFF).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_window_costs_what_it_is_and_a_full_one_comes_back() {
+        let total = Arc::new(AtomicU64::new(0));
+        let window = 16 << 20;
+        let first = Credit::grant(&total, window, 20 << 20);
+        let small: Vec<Credit> = (0..8).map(|_| Credit::grant(&total, window, 20 << 20)).collect();
+        assert!(first.full && small.iter().all(|credit| !credit.full));
+        assert_eq!(total.load(Ordering::Relaxed), (16 << 20) + (8 << 16));
+        drop(first);
+        assert!(Credit::grant(&total, window, 20 << 20).full);
+        drop(small);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,41 +1,52 @@
 //! Inner HTTP/1.1 and HTTP/2 with prior knowledge, on one stream of a tunnel.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use hbone::Io;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use tokio::time::timeout;
 
-use super::framing::Framed;
+use super::framing::{Ambiguous, Framed};
 use super::request;
+use crate::body::Body;
 use crate::context::StreamContext;
-use crate::drain::Phase;
+use crate::detect::{self, Rewound, Spoken};
+use crate::drain::{DrainWatch, Phase};
 use crate::limits::Limits;
 
 /// Windows of an inner HTTP/2 connection, in bytes. The tunnel's own windows hold what is in flight; these need only keep it busy.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
+/// Time for a stream that was accepted shortly before the drain to say its first bytes: its client knows of no other way.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Serves requests until the stream ends. During a drain the client is told to leave and running requests finish.
-pub(crate) async fn serve<IO: Io>(io: IO, cx: StreamContext) {
-    let builder = builder(&cx.shared.settings.limits);
-    let upgrades = cx.upgrades.clone();
-    let mut drain = cx.drain.clone();
+pub(crate) async fn serve<IO: Io>(mut io: IO, cx: StreamContext) {
+    let Some((spoken, first)) = first_bytes(&mut io, &cx).await else { return };
+    let (io, ambiguous) = Framed::new(Rewound::new(first, io));
+    let (upgrades, drain) = (cx.upgrades.clone(), cx.drain.clone());
+    let limits = cx.shared.settings.limits.clone();
     let cx = Arc::new(cx);
-    let (io, ambiguous) = Framed::new(io);
-    let service = service_fn(move |incoming| {
-        let (cx, ambiguous) = (Arc::clone(&cx), ambiguous.is_set());
-        async move { Ok::<_, Infallible>(request::handle(&cx, incoming, ambiguous).await) }
-    });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = drain.reached(Phase::Draining) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let service = service_fn(move |incoming| answer(Arc::clone(&cx), incoming, ambiguous.clone()));
+    let io = TokioIo::new(io);
+    let ended = match spoken {
+        Spoken::Http1 => {
+            let connection = http1(&limits).serve_connection(io, service).with_upgrades();
+            drive(connection, |connection| connection.graceful_shutdown(), drain).await
+        }
+        Spoken::Http2 => {
+            let connection = http2(&limits).serve_connection(io, service);
+            drive(connection, |connection| connection.graceful_shutdown(), drain).await
         }
     };
     if let Err(error) = ended {
@@ -45,18 +56,65 @@ pub(crate) async fn serve<IO: Io>(io: IO, cx: StreamContext) {
     upgrades.wait().await;
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+async fn answer(
+    cx: Arc<StreamContext>,
+    incoming: Request<Incoming>,
+    ambiguous: Ambiguous,
+) -> Result<Response<Body>, Infallible> {
+    Ok(request::handle(&cx, incoming, ambiguous.is_set()).await)
+}
+
+/// The version of HTTP, and what was read to tell it. `None`: the stream said nothing in time, or ended.
+async fn first_bytes<IO: Io>(io: &mut IO, cx: &StreamContext) -> Option<(Spoken, Bytes)> {
+    let mut drain = cx.drain.clone();
+    let read = timeout(cx.shared.settings.limits.request_head_timeout, detect::spoken(io));
+    tokio::pin!(read);
+    let read = tokio::select! {
+        biased;
+        read = &mut read => read,
+        () = drain.reached(Phase::Draining) => timeout(LAST_WORDS, read).await.ok()?,
+    };
+    match read {
+        Ok(Ok(first)) => Some(first),
+        Ok(Err(_ended)) => None,
+        Err(_elapsed) => {
+            cx.shared.telemetry.limit_hit("request_head_timeout");
+            None
+        }
+    }
+}
+
+/// Runs a connection; when the drain begins, its client is told to `leave`.
+async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
+    connection: C,
+    leave: impl FnOnce(Pin<&mut C>),
+    mut drain: DrainWatch,
+) -> Result<(), hyper::Error> {
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = drain.reached(Phase::Draining) => {
+            leave(connection.as_mut());
+            connection.await
+        }
+    }
+}
+
+fn http1(limits: &Limits) -> http1::Builder {
     let header_list = usize::try_from(limits.header_list).unwrap_or(usize::MAX);
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.request_head_timeout)
         .half_close(false)
         .keep_alive(true)
         .max_buf_size(header_list.max(8 << 10));
     builder
-        .http2()
+}
+
+fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_header_list_size(limits.header_list)
         .max_concurrent_streams(limits.streams_per_connection)
