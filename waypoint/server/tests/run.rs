@@ -237,6 +237,27 @@ fn sigterm_is_not_ready_at_once_then_drains_and_exits_0() {
 }
 
 #[test]
+fn sockets_held_open_do_not_make_it_unready_and_are_closed() {
+    let fixture = Fixture::new();
+    let mut waypoint = fixture.start();
+    waypoint.line(|line| line.contains(r#""event":"ready""#));
+    for port in ["ready", "metrics"] {
+        let address = waypoint.address(port);
+        let start = Instant::now();
+        let held: Vec<TcpStream> = (0..70).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert_eq!(waypoint.ask(port, "GET", "/healthz/ready"), (200, "ready\n".to_owned()), "{port}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{port}: answered before the held ones timed out");
+        for mut socket in held {
+            // An end or a reset; a read that times out is an error of another kind.
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            let closed = socket.read(&mut [0]).map_err(|error| error.kind());
+            assert!(matches!(closed, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{port}: {closed:?}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(15), "{port}: each is closed after 5 s");
+    }
+}
+
+#[test]
 fn a_second_stop_skips_ahead() {
     let fixture = Fixture::new();
     fixture.write("settings.yaml", "drain_linger: 600000\ndrain_deadline: 600000\n");
