@@ -4,6 +4,7 @@
 //! [`wire::serve`] is the one composition root: `run` and `demo` are both thin callers of it.
 
 pub mod admin;
+pub mod background;
 pub mod check;
 pub mod cli;
 pub mod config;

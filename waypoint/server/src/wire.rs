@@ -19,6 +19,7 @@ use waypoint_proxy::upstream::Upstreams;
 use waypoint_proxy::{Inbound, ListenerError, Proxy};
 
 use crate::admin::{self, Admin, Readiness, Surface};
+use crate::background::{Background, Ended};
 use crate::config::{Addresses, Launch};
 use crate::events::{Event, Events};
 use crate::feed::{Applier, Feed};
@@ -77,6 +78,9 @@ pub enum StartError {
     /// A task ended that must not: a fault of ours.
     #[error("a part of the waypoint ended by itself: {0}")]
     Task(#[from] tokio::task::JoinError),
+    /// A task beside the traffic ended that must not. The process ends too, rather than serve what is no longer kept true.
+    #[error(transparent)]
+    Background(#[from] Ended),
 }
 
 /// Serves until it is told to stop and everything has ended. Runs on the control thread; traffic runs on `workers`.
@@ -84,7 +88,7 @@ pub enum StartError {
 /// Not cancel safe: dropped, it ends at once and cuts what is open.
 ///
 /// # Errors
-/// [`StartError`], before anything is served, or when a listener fails.
+/// [`StartError`], before anything is served, or when a listener fails or a part of the waypoint ends by itself.
 pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut, StartError> {
     let Hooks { log_sink, events, log, ask, mut stops } = hooks;
     let limits = launch.settings.limits.clone();
@@ -93,13 +97,14 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let tls = mesh_tls(&launch, &*source)?;
     let core = Core::build(&launch, tls, telemetry, workers);
 
-    let mut background = JoinSet::new();
+    let mut background = Background::default();
     let mut applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
     let status = applier.status();
     let (feed, first) = Feed::open(&launch.mesh)?;
     applier.apply(first);
-    background.spawn(feed.follow(applier));
-    background.spawn(report_certificate(core.tls.clone(), core.telemetry.clone()));
+    background.spawn("the feed of manifests", feed.follow(applier));
+    let report = report_certificate(core.tls.clone(), core.telemetry.clone());
+    background.spawn("the report of certificates", report);
 
     let (drain, drain_watch) = drain::channel();
     let bound = watch::Sender::new(false);
@@ -121,13 +126,14 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
         stop: ask,
     });
     let listeners = Listeners::bind(&launch.addresses, &events, workers).await?;
-    let (traffic, admin_ports) = listeners.serve(&core.proxy, &drain, &admin, workers);
+    let traffic = listeners.serve(&core.proxy, &drain, &admin, workers, &mut background);
     bound.send_replace(true);
-    background.spawn(tell_ready(readiness, events.clone()));
+    background.spawn("the report of readiness", tell_ready(readiness, events.clone()));
 
     let open = || (core.proxy.open(), core.telemetry.open_streams());
-    let outcome = until_stopped(&drain, &limits, &mut stops, &events, traffic, open).await;
-    drop((admin_ports, background, source));
+    let parts = Parts { traffic, background };
+    let outcome = until_stopped(&drain, &limits, &mut stops, &events, parts, open).await;
+    drop(source);
     finish(&events, &core.telemetry, &outcome);
     outcome
 }
@@ -195,14 +201,15 @@ impl Listeners {
         })
     }
 
-    /// Starts to serve: first the set whose tasks end when everything is drained, then the ports that end when dropped.
+    /// Starts to serve: the tasks of the set returned end when everything is drained, the ports in `background` do not.
     fn serve(
         self,
         proxy: &Arc<Proxy>,
         drain: &Drain,
         admin: &Arc<Admin>,
         workers: &Handle,
-    ) -> (JoinSet<Result<(), ListenerError>>, JoinSet<()>) {
+        background: &mut Background,
+    ) -> JoinSet<Result<(), ListenerError>> {
         let mut traffic = JoinSet::new();
         let mut carry = |listener: TcpListener, inbound: Inbound| {
             let (proxy, drain) = (Arc::clone(proxy), drain.watch());
@@ -212,34 +219,50 @@ impl Listeners {
         if let Some(listener) = self.proxy_protocol {
             carry(listener, Inbound::ProxyProtocol);
         }
-        let mut ports = JoinSet::new();
-        ports.spawn(admin::serve(self.admin, Surface::Admin, Arc::clone(admin)));
-        ports.spawn(admin::serve(self.metrics, Surface::Metrics, Arc::clone(admin)));
+        let port = |listener, surface| admin::serve(listener, surface, Arc::clone(admin));
+        background.spawn("the admin port", port(self.admin, Surface::Admin));
+        background.spawn("the metrics port", port(self.metrics, Surface::Metrics));
         // Among the traffic, so that it tests the path it speaks for.
-        ports.spawn_on(admin::serve(self.ready, Surface::Ready, Arc::clone(admin)), workers);
-        (traffic, ports)
+        background.spawn_on("the readiness port", port(self.ready, Surface::Ready), workers);
+        traffic
     }
 }
 
-/// Waits for the stop and drains, or for a listener that fails before.
+/// Everything that runs.
+struct Parts {
+    /// Ends when everything is drained.
+    traffic: JoinSet<Result<(), ListenerError>>,
+    /// Never ends.
+    background: Background,
+}
+
+impl Parts {
+    /// Waits until everything is drained, or for the first part that fails. Cancel safe.
+    async fn served(&mut self) -> Result<(), StartError> {
+        loop {
+            // Both arms are cancel safe.
+            tokio::select! {
+                ended = self.traffic.join_next() => match ended {
+                    Some(ended) => ended??,
+                    None => return Ok(()),
+                },
+                ended = self.background.ended() => return Err(ended.into()),
+            }
+        }
+    }
+}
+
+/// Waits for the stop and drains, or for a part that fails before.
 async fn until_stopped(
     drain: &Drain,
     limits: &waypoint_proxy::limits::Limits,
     stops: &mut mpsc::Receiver<Stop>,
     events: &Events,
-    mut traffic: JoinSet<Result<(), ListenerError>>,
+    mut parts: Parts,
     open: impl Fn() -> (usize, usize),
 ) -> Result<Cut, StartError> {
     let mut failed = Ok(());
-    let served = async {
-        while let Some(ended) = traffic.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return failed = Err(StartError::Listener(error)),
-                Err(error) => return failed = Err(StartError::Task(error)),
-            }
-        }
-    };
+    let served = async { failed = parts.served().await };
     let cut = shutdown::drain(drain, limits, stops, events, served, open).await;
     failed.map(|()| cut)
 }
@@ -257,9 +280,11 @@ fn finish(events: &Events, telemetry: &Telemetry, outcome: &Result<Cut, StartErr
     }
 }
 
+/// Tells once, and then waits for ever, as all that runs in the background.
 async fn tell_ready(mut readiness: Readiness, events: Events) {
     let generation = readiness.reached().await;
     events.tell(Event::Ready { generation });
+    std::future::pending().await
 }
 
 /// Shows when our certificate expires, and says each new one.
@@ -275,5 +300,24 @@ async fn report_certificate(tls: MeshTls, telemetry: Telemetry) {
             let never: Infallible = std::future::pending().await;
             match never {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_ends_the_process_although_nobody_asked() {
+        let (drain, _watch) = drain::channel();
+        let (_ask, mut stops) = shutdown::stops();
+        let limits = waypoint_proxy::limits::Limits::default();
+        let mut parts = Parts { traffic: JoinSet::new(), background: Background::default() };
+        parts.traffic.spawn(std::future::pending());
+        parts.background.spawn("the feed of manifests", async {});
+        let events = Events::new(|_| {});
+        let outcome = until_stopped(&drain, &limits, &mut stops, &events, parts, || (0, 0));
+        let outcome = tokio::time::timeout(Duration::from_secs(10), outcome).await.expect("it ends");
+        assert_eq!(outcome.unwrap_err().to_string(), "the feed of manifests ended by itself");
     }
 }

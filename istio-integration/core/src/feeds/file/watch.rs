@@ -7,6 +7,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::folder::{Folder, LoadError, Loaded};
@@ -24,7 +25,8 @@ const RESCAN: Duration = Duration::from_secs(5);
 /// Watches a folder and sends each new state, the first one too unless [`Folder::reload`] gave it out before.
 ///
 /// Runs until the receivers are gone. A folder that cannot be read, or not watched, is logged and tried again; the
-/// last state stays. Dropping the future stops the watch between two states.
+/// last state stays. Dropping the future stops the watch between two states. A panic while reading is passed on: a watch
+/// that ended quietly would leave the last state serving for ever.
 pub async fn watch(folder: Folder, out: watch::Sender<Option<Loaded>>) {
     watch_every(folder, out, RESCAN).await;
 }
@@ -56,7 +58,16 @@ async fn reload(mut folder: Folder) -> Option<(Folder, Result<Option<Loaded>, Lo
         let result = folder.reload();
         (folder, result)
     });
-    read.await.ok()
+    finished(read.await)
+}
+
+/// What a task made; `None` when the runtime cancelled it. Its panic goes on here.
+fn finished<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(made) => Some(made),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_cancelled)) => None,
+    }
 }
 
 /// Logs the first failure of a row, and its end.
@@ -207,6 +218,15 @@ mod tests {
         fs::write(&real, namespace_service("two")).unwrap();
         wait_for(&mut state, "two").await;
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_reading_is_passed_on_and_a_cancelled_read_is_not_one() {
+        let panics = tokio::spawn(async { finished(tokio::task::spawn_blocking(|| panic!("read")).await) });
+        assert!(panics.await.is_err_and(|error| error.is_panic()));
+        let cancelled = tokio::spawn(std::future::pending::<()>());
+        cancelled.abort();
+        assert_eq!(finished(cancelled.await), None);
     }
 
     #[test]
