@@ -121,10 +121,15 @@ impl Waypoint {
     }
 
     fn ask(&mut self, what: &str, method: &str, path: &str) -> (u16, String) {
+        self.ask_with(what, method, path, "")
+    }
+
+    fn ask_with(&mut self, what: &str, method: &str, path: &str, lines: &str) -> (u16, String) {
         let address = self.address(what);
         let mut socket = TcpStream::connect(address).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        write!(socket, "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{lines}\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
         let mut reply = String::new();
         socket.read_to_string(&mut reply).unwrap();
         let status = reply.split(' ').nth(1).unwrap().parse().unwrap();
@@ -210,6 +215,10 @@ fn it_serves_its_ports_takes_changes_and_keeps_what_was_good() {
     assert_eq!(waypoint.ask("admin", "POST", "/logging?level=loud").0, 400);
     assert_eq!(waypoint.ask("admin", "GET", "/logging"), (200, "debug\n".to_owned()));
     assert_eq!(waypoint.ask("admin", "GET", "/quitquitquit").0, 405);
+    for line in ["origin: null\r\n", "sec-fetch-site: cross-site\r\n"] {
+        assert_eq!(waypoint.ask_with("admin", "POST", "/quitquitquit", line).0, 403, "{line}");
+        assert_eq!(waypoint.ask_with("ready", "GET", "/healthz/ready", line).0, 200, "{line}");
+    }
 
     fixture.write("m/web.yaml", &SERVICE.replace("clusterIP: 10.96.0.1", "clusterIP: nowhere"));
     waypoint.line(|line| line.contains("ERROR") && line.contains("web.yaml:1 Service a/web spec.clusterIP"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use tokio::sync::{mpsc, watch};
@@ -84,6 +84,9 @@ impl Admin {
             let why = "the admin port answers to localhost and loopback addresses only\n";
             return text(StatusCode::FORBIDDEN, why);
         }
+        if surface == Surface::Admin && is_from_a_page(request.headers()) {
+            return text(StatusCode::FORBIDDEN, "the admin port does not answer to other sites' pages\n");
+        }
         let page = surface.pages().iter().find(|(path, ..)| *path == request.uri().path());
         match page {
             None => not_found(surface),
@@ -99,6 +102,13 @@ fn is_local(headers: &HeaderMap) -> bool {
     let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// A page that a browser loaded from elsewhere may send requests here without reading the answers (CSRF). Browsers mark
+/// them with `Origin`, with `Sec-Fetch-Site` (W3C Fetch Metadata), or both; tools send neither.
+fn is_from_a_page(headers: &HeaderMap) -> bool {
+    let ours = |site: &http::HeaderValue| site == "none" || site == "same-origin";
+    headers.contains_key(ORIGIN) || !headers.get_all("sec-fetch-site").iter().all(ours)
 }
 
 fn ready(admin: &Admin, _: &Method, _: &Uri) -> Reply {
@@ -196,6 +206,28 @@ mod tests {
         for (host, local) in rows {
             let headers = host.map(|host| (HOST, host.parse().unwrap())).into_iter().collect();
             assert_eq!(is_local(&headers), local, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_a_page_makes_do_not_reach_the_admin_port() {
+        let rows: [(&[(&str, &str)], bool); 9] = [
+            (&[], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "same-origin")], false),
+            (&[("sec-fetch-site", "cross-site")], true),
+            (&[("sec-fetch-site", "same-site")], true),
+            (&[("sec-fetch-site", "")], true),
+            (&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], true),
+            (&[("origin", "https://evil.example")], true),
+            (&[("origin", "null"), ("sec-fetch-site", "none")], true),
+        ];
+        for (lines, refused) in rows {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, value.parse().unwrap());
+            }
+            assert_eq!(is_from_a_page(&headers), refused, "{lines:?}");
         }
     }
 
