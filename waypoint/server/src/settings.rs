@@ -107,7 +107,10 @@ fn http2(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
     );
     demand((16_384..=16_777_215).contains(&limits.frame), "frame: from 16384 to 16777215 (RFC 9113 §6.5.2)");
     demand(limits.header_list >= 8 << 10, "header_list: not under 8192, ordinary requests need it");
-    demand(limits.send_buffer >= 16 << 10, "send_buffer: not under 16384, a frame must fit");
+    demand(
+        (16_384..=2_147_483_647).contains(&limits.send_buffer),
+        "send_buffer: from 16384, a frame must fit, to 2147483647, the largest window (RFC 9113 §6.9.1)",
+    );
     demand(limits.upstream_streams_per_connection > 0, "upstream_streams_per_connection: not 0");
 }
 
@@ -232,6 +235,22 @@ mod tests {
         let Err(SettingsError::Invalid { faults, .. }) = load_text(text) else { panic!("accepted") };
         let named: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
         assert_eq!(named, ["streams_per_connection", "connection_window", "recheck"]);
+    }
+
+    #[test]
+    fn a_send_buffer_that_http2_cannot_have_is_named() {
+        let rows = [
+            (16_383_usize, false),
+            (16_384, true),
+            (2_147_483_647, true),
+            (2_147_483_648, false),
+            (usize::MAX, false),
+        ];
+        for (send_buffer, holds) in rows {
+            let faults = faults(&Limits { send_buffer, ..Limits::default() });
+            assert_eq!(faults.is_empty(), holds, "{send_buffer}: {faults:?}");
+            assert!(faults.iter().all(|fault| fault.starts_with("send_buffer: ")), "{faults:?}");
+        }
     }
 
     #[test]
