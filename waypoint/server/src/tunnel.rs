@@ -24,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Local connections at once.
 const CONNECTIONS: usize = 1_000;
 
+/// Pause after an accept error: out of descriptors, it would come again at once.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
 /// Why no tunnel was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
@@ -130,7 +133,10 @@ async fn carry(listener: TcpListener, pool: Arc<Tunnels>, expect: SpiffeId, to: 
                 Ok((socket, _)) => {
                     streams.spawn(stream(socket, Arc::clone(&pool), expect.clone(), to.clone()));
                 }
-                Err(error) => tracing::warn!(%error, "accepting failed"),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting failed");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
             },
         }
     }
