@@ -37,7 +37,7 @@ enum Command {
         #[arg(long, value_name = "STEP")]
         without: Vec<String>,
         /// How long each fuzz target runs.
-        #[arg(long, value_name = "SECONDS", default_value = "10")]
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
         fuzz_seconds: u64,
         /// Only tells the names of the steps.
         #[arg(long)]
@@ -52,7 +52,7 @@ enum Command {
         /// The target.
         target: Option<String>,
         /// How long each target runs.
-        #[arg(long, default_value = "60")]
+        #[arg(long, default_value = "60", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
     /// Compares the JSON Schema of the settings file with the committed one.
@@ -82,5 +82,24 @@ fn main() -> Result<()> {
             fuzz::run(&paths, target.as_deref(), fuzz::Inputs::New, Duration::from_secs(seconds))
         }
         Command::Schema { write } => schema::check(&paths, write),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzzing_for_no_time_is_refused() {
+        let rows: [(&[&str], bool); 4] = [
+            (&["test", "--fuzz-seconds", "0"], false),
+            (&["test", "--fuzz-seconds", "1"], true),
+            (&["fuzz", "--seconds", "0"], false),
+            (&["fuzz", "--seconds", "1"], true),
+        ];
+        for (line, taken) in rows {
+            let parsed = Arguments::try_parse_from(["xtask"].iter().chain(line));
+            assert_eq!(parsed.is_ok(), taken, "{line:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::paths::Paths;
 use crate::{arrows, cargo, deny, fuzz, schema, setup};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::time::{Duration, Instant};
 
 /// What became of a step that did not fail.
@@ -50,7 +50,7 @@ fn step(name: &'static str, about: &'static str, run: impl Fn(&Paths) -> Result<
 /// Those steps that were asked for.
 ///
 /// # Errors
-/// When a name is none of a step: a misspelt one must not look like a pass.
+/// When a name is none of a step, or no step is left: a misspelt name or nothing run must not look like a pass.
 pub(crate) fn select(steps: Vec<Step>, only: &[String], without: &[String]) -> Result<Vec<Step>> {
     if let Some(unknown) =
         only.iter().chain(without).find(|name| !steps.iter().any(|step| step.name == **name))
@@ -59,7 +59,9 @@ pub(crate) fn select(steps: Vec<Step>, only: &[String], without: &[String]) -> R
     }
     let named = |names: &[String], step: &Step| names.iter().any(|name| name == step.name);
     let wanted = |step: &Step| (only.is_empty() || named(only, step)) && !named(without, step);
-    Ok(steps.into_iter().filter(wanted).collect())
+    let selected: Vec<Step> = steps.into_iter().filter(wanted).collect();
+    ensure!(!selected.is_empty(), "no step is left: --without takes away all that --only names");
+    Ok(selected)
 }
 
 /// Runs the steps, all of them whatever fails, and returns the names of those that failed.
@@ -105,6 +107,7 @@ mod tests {
         assert_eq!(names(&["doc", "fmt"], &[]).unwrap(), ["fmt", "doc"]);
         assert!(!names(&[], &["fuzz"]).unwrap().contains(&"fuzz"));
         assert!(names(&["tset"], &[]).is_err());
+        assert!(names(&["doc"], &["doc"]).is_err(), "nothing to run is no pass");
     }
 
     #[test]
