@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use waypoint_model::{Map, MeshConfig, PolicyKey};
 
-use super::document::{Contents, Document, Kind, Origin, ResourceKey};
+use super::document::{Document, Kind, Origin, ResourceKey};
 use super::finding::{Finding, Severity};
 use super::mesh;
 use super::options::Options;
+use super::read::{Read, SETTLE};
 use super::resource::{self, Entry, Resources, Translated};
 pub use super::scan::LoadError;
-use super::scan::{self, Files};
+use super::scan::{self, File, Files};
 
 /// A folder's state.
 #[derive(Clone, Debug)]
@@ -31,14 +33,17 @@ pub struct Loaded {
 /// A [`LoadError`] where the folder cannot be read. What is wrong with its documents is in [`Loaded::findings`].
 pub fn load(dir: &Path, options: &Options) -> Result<Loaded, LoadError> {
     let mut folder = Folder::new(dir.to_owned(), options.clone());
-    folder.update(scan::read(dir, None)?);
+    folder.look(Instant::now())?;
     Ok(folder.loaded())
 }
 
 /// A folder that is read again and again.
 ///
 /// The last good version of each document, by kind, namespace and name, stays in force while the document is invalid,
-/// and those of a file while it cannot be read. A document that is gone is out of force.
+/// and those of a file while it cannot be read or is empty. A document that is gone is out of force.
+///
+/// A file that changes in place may be half-written: what it said stays until it was the same for 200 ms. New documents,
+/// the deletion of a file and the swap of a link count at once.
 ///
 /// What never had a good version fails closed: a policy denies its targets, a route answers 500 at its parents, and
 /// while a document that could not be read when the folder was first loaded stays unreadable, every service denies,
@@ -49,6 +54,8 @@ pub struct Folder {
     options: Options,
     /// `None`: never read.
     files: Option<Files>,
+    /// How long a file must have been the same to be taken at its word.
+    settle: Duration,
     contents: BTreeMap<Arc<Path>, Read>,
     /// Documents with a good version, and that version.
     good: Resources,
@@ -59,14 +66,6 @@ pub struct Folder {
     origins: Map<PolicyKey, Origin>,
 }
 
-/// A file as last read, with each document's translation.
-#[derive(Debug)]
-struct Read {
-    documents: Vec<(Document, Translated)>,
-    findings: Vec<Finding>,
-    unreadable: Vec<usize>,
-}
-
 impl Folder {
     /// A folder that was not read yet.
     #[must_use]
@@ -75,6 +74,7 @@ impl Folder {
             dir: dir.into(),
             options,
             files: None,
+            settle: SETTLE,
             contents: BTreeMap::new(),
             good: Resources::new(),
             never_read: BTreeSet::new(),
@@ -90,17 +90,29 @@ impl Folder {
         &self.dir
     }
 
-    /// Reads the folder. `None` where no file changed since the last time. Blocks on the file system.
+    /// Reads the folder. `None` where nothing is new since the last time. Blocks on the file system.
     ///
     /// # Errors
     /// A [`LoadError`] where the folder cannot be read; the last state stays what it was.
     pub fn reload(&mut self) -> Result<Option<Loaded>, LoadError> {
+        let new = self.look(Instant::now())?;
+        Ok(new.then(|| self.loaded()))
+    }
+
+    /// When to look again if nothing is heard: soon while a file has to settle.
+    pub(super) fn next_look(&self, otherwise: Duration) -> Duration {
+        if self.contents.values().any(Read::is_settling) { self.settle.min(otherwise) } else { otherwise }
+    }
+
+    /// Reads the folder, and tells whether anything is new.
+    fn look(&mut self, now: Instant) -> Result<bool, LoadError> {
         let files = scan::read(&self.dir, self.files.as_ref())?;
-        if self.files.as_ref() == Some(&files) {
-            return Ok(None);
+        let new = self.read_changed(&files, now) || self.files.is_none();
+        if new {
+            self.update();
         }
-        self.update(files);
-        Ok(Some(self.loaded()))
+        self.files = Some(files);
+        Ok(new)
     }
 
     fn loaded(&self) -> Loaded {
@@ -108,8 +120,7 @@ impl Folder {
         Loaded { mesh, findings, origins }
     }
 
-    fn update(&mut self, files: Files) {
-        self.read_changed(&files);
+    fn update(&mut self) {
         let mut merge = Merge::new(&self.good);
         for (file, read) in &self.contents {
             merge.file(file, read);
@@ -124,18 +135,36 @@ impl Folder {
         self.mesh = Arc::new(reuse(mesh, &self.mesh));
         self.findings = findings;
         self.origins = in_force.values().filter_map(policy_origin).collect();
-        self.files = Some(files);
     }
 
-    /// Translates the files whose text changed.
-    fn read_changed(&mut self, files: &Files) {
+    /// Translates the files whose text changed, and tells whether anything is new.
+    fn read_changed(&mut self, files: &Files, now: Instant) -> bool {
+        let before = self.contents.len();
         self.contents.retain(|file, _| files.contains_key(file));
-        for (file, text) in files {
-            let before = self.files.as_ref().and_then(|files| files.get(file));
-            if before != Some(text) {
-                self.contents.insert(file.clone(), Read::new(file, text, &self.options));
+        let mut new = self.contents.len() != before;
+        for (path, file) in files {
+            let last = self.files.as_ref().and_then(|files| files.get(path));
+            if last.is_none_or(|last| last.text != file.text) {
+                let in_place = last.is_some_and(|last| last.real == file.real);
+                new |= self.read(path, file, in_place.then_some(now));
             }
+            new |= self.contents.get_mut(path).is_some_and(|read| read.settle(now, self.settle));
         }
+        new
+    }
+
+    /// Translates a file, and tells whether anything is new; nothing may be until it has settled.
+    fn read(&mut self, path: &Arc<Path>, file: &File, settle: Option<Instant>) -> bool {
+        let fresh = Read::new(path, &file.text, &self.options);
+        let before = self.contents.remove(path);
+        let was_adding = before.as_ref().is_some_and(Read::is_adding);
+        let read = match before {
+            Some(before) => before.replaced_by(fresh, path, settle),
+            None => fresh,
+        };
+        let new = !read.is_settling() || read.is_adding() || was_adding;
+        self.contents.insert(path.clone(), read);
+        new
     }
 
     /// Keeps account of what never could be read, and names it.
@@ -192,21 +221,6 @@ impl Folder {
 fn policy_origin(entry: &Entry) -> Option<(PolicyKey, Origin)> {
     let resource::Resource::Policy(doc) = entry.resource.as_ref() else { return None };
     Some((doc.policy.key.clone(), entry.origin.clone()))
-}
-
-impl Read {
-    fn new(file: &Arc<Path>, text: &Result<Arc<str>, String>, options: &Options) -> Self {
-        let contents = match text {
-            Ok(text) => Contents::read(file, text),
-            Err(why) => Contents::unread(file, why.clone()),
-        };
-        let documents = contents.documents.into_iter();
-        let documents = documents.map(|document| {
-            let translated = resource::translate(&document, options);
-            (document, translated)
-        });
-        Self { documents: documents.collect(), findings: contents.findings, unreadable: contents.unreadable }
-    }
 }
 
 /// One pass over all files: which version of which document is in force.
@@ -350,7 +364,7 @@ mod tests {
     impl Fixture {
         fn new(files: &[(&str, &str)]) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let folder = Folder::new(dir.path(), Options::default());
+            let folder = Folder { settle: Duration::ZERO, ..Folder::new(dir.path(), Options::default()) };
             let fixture = Self { dir, folder };
             files.iter().for_each(|(name, text)| fixture.write(name, text));
             fixture
@@ -362,6 +376,34 @@ mod tests {
 
         fn reload(&mut self) -> Loaded {
             self.folder.reload().unwrap().expect("a change")
+        }
+    }
+
+    /// A folder whose files take their time to settle, looked at whenever the test says.
+    struct Settling {
+        fixture: Fixture,
+        start: Instant,
+    }
+
+    impl Settling {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let mut fixture = Fixture::new(files);
+            fixture.folder.settle = SETTLE;
+            Self { fixture, start: Instant::now() }
+        }
+
+        /// How the folder stands at a time, in ms since the start.
+        fn at(&mut self, ms: u64) -> Loaded {
+            self.fixture.folder.look(self.start + Duration::from_millis(ms)).unwrap();
+            self.fixture.folder.loaded()
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            self.fixture.write(name, text);
+        }
+
+        fn remove(&self, name: &str) {
+            fs::remove_file(self.fixture.dir.path().join(name)).unwrap();
         }
     }
 
@@ -515,5 +557,117 @@ mod tests {
             Arc::ptr_eq(&of(&before), &of(&after))
         };
         assert_eq!((same("web"), same("other")), (true, false));
+    }
+
+    #[test]
+    fn a_file_that_is_emptied_and_written_again_says_what_it_said_throughout() {
+        let mut folder = Settling::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("ALLOW"))]);
+        folder.at(0);
+        folder.write("p.yaml", "");
+        assert_eq!(in_force(&folder.at(10)), Some("ALLOW"));
+        // Cut anywhere, also where what there is of it says something else.
+        let next = policy("DENY");
+        for (ms, end) in (20..).step_by(150).zip([next.len() - 25, next.len() - 14, next.len()]) {
+            folder.write("p.yaml", &next[..end]);
+            let loaded = folder.at(ms);
+            assert_eq!((in_force(&loaded), errors(&loaded)), (Some("ALLOW"), vec![]), "{end}");
+        }
+        assert_eq!(in_force(&folder.at(519)), Some("ALLOW"));
+        assert_eq!(in_force(&folder.at(520)), Some("DENY"));
+        assert_eq!(folder.fixture.folder.next_look(Duration::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn a_file_that_ends_at_a_marker_while_it_is_written_drops_nothing() {
+        let both = format!("{SERVICE}---\n{}", policy("ALLOW"));
+        let mut folder = Settling::new(&[("a.yaml", &both)]);
+        folder.at(0);
+        for (ms, text) in [(10, String::new()), (20, format!("{SERVICE}---\n")), (210, both)] {
+            folder.write("a.yaml", &text);
+            assert_eq!(in_force(&folder.at(ms)), Some("ALLOW"), "{ms}");
+            assert_eq!(folder.fixture.folder.next_look(Duration::MAX), SETTLE);
+        }
+        assert_eq!(in_force(&folder.at(410)), Some("ALLOW"));
+        folder.write("a.yaml", SERVICE);
+        assert_eq!(in_force(&folder.at(420)), Some("ALLOW"));
+        assert_eq!(in_force(&folder.at(620)), None, "it is really gone");
+    }
+
+    #[test]
+    fn an_emptied_file_says_what_it_said_until_it_is_deleted() {
+        for empty in ["", "# nothing\n---\n"] {
+            let mut folder = Settling::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("ALLOW"))]);
+            folder.at(0);
+            folder.write("p.yaml", empty);
+            folder.at(10);
+            let loaded = folder.at(210);
+            assert_eq!(in_force(&loaded), Some("ALLOW"));
+            let [error] = <[String; 1]>::try_from(errors(&loaded)).unwrap();
+            assert!(error.contains("p.yaml:0: holds no document") && error.contains("delete"), "{error}");
+            folder.write("p.yaml", "\n");
+            folder.at(220);
+            assert_eq!(errors(&folder.at(420)).len(), 1);
+            folder.remove("p.yaml");
+            let loaded = folder.at(421);
+            assert_eq!((in_force(&loaded), errors(&loaded)), (None, vec![]));
+        }
+    }
+
+    #[test]
+    fn what_denied_for_want_of_a_good_version_denies_while_its_file_is_rewritten_or_empty() {
+        for (text, key) in [
+            (policy("CUSTOM"), PolicyKey::new("a", "p")),
+            (BROKEN.to_owned(), PolicyKey::new("unreadable", "p.yaml:1")),
+        ] {
+            let mut folder = Settling::new(&[("a.yaml", SERVICE), ("p.yaml", &text)]);
+            folder.at(0);
+            folder.write("p.yaml", "");
+            for ms in [10, 210, 500] {
+                assert_eq!(web(&folder.at(ms)).policies, std::slice::from_ref(&key), "{ms}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_document_that_moves_to_another_file_is_always_in_force() {
+        let mut folder = Settling::new(&[("a.yaml", SERVICE), ("p.yaml", &policy("ALLOW"))]);
+        folder.at(0);
+        folder.write("a.yaml", &format!("{SERVICE}---\n{}", policy("ALLOW")));
+        folder.remove("p.yaml");
+        for ms in [10, 210] {
+            assert_eq!(in_force(&folder.at(ms)), Some("ALLOW"), "{ms}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_new_until_a_file_has_settled() {
+        let mut folder = Settling::new(&[("a.yaml", SERVICE)]);
+        let look = |folder: &mut Settling, ms| {
+            folder.fixture.folder.look(folder.start + Duration::from_millis(ms)).unwrap()
+        };
+        assert!(look(&mut folder, 0));
+        folder.write("a.yaml", "");
+        assert!(!look(&mut folder, 10));
+        folder.write("a.yaml", &SERVICE.replace("0.1", "0.2"));
+        assert_eq!([20, 219, 220, 221].map(|ms| look(&mut folder, ms)), [false, false, true, false]);
+    }
+
+    #[test]
+    fn a_swapped_link_counts_at_once() {
+        let mut folder = Settling::new(&[("a.yaml", SERVICE)]);
+        let root = folder.fixture.dir.path().to_owned();
+        for (version, text) in [("..v1", policy("ALLOW")), ("..v2", policy("DENY"))] {
+            fs::create_dir(root.join(version)).unwrap();
+            fs::write(root.join(version).join("p.yaml"), text).unwrap();
+        }
+        let point_to = |version: &str| {
+            std::os::unix::fs::symlink(version, root.join("..tmp")).unwrap();
+            fs::rename(root.join("..tmp"), root.join("..data")).unwrap();
+        };
+        point_to("..v1");
+        std::os::unix::fs::symlink("..data/p.yaml", root.join("p.yaml")).unwrap();
+        assert_eq!(in_force(&folder.at(0)), Some("ALLOW"));
+        point_to("..v2");
+        assert_eq!(in_force(&folder.at(10)), Some("DENY"));
     }
 }

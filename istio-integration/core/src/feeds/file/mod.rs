@@ -28,6 +28,7 @@ mod node;
 mod options;
 mod pod;
 mod protocol;
+mod read;
 mod reference_grant;
 mod request_authentication;
 mod resource;

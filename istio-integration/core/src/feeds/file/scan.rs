@@ -13,8 +13,17 @@ const MAX_DEPTH: usize = 16;
 /// Times a folder is read anew when it changes while it is read.
 const ATTEMPTS: usize = 5;
 
-/// The text of each file, or why it could not be read.
-pub(super) type Files = BTreeMap<Arc<Path>, Result<Arc<str>, String>>;
+/// The files of a folder, by the path they were found at.
+pub(super) type Files = BTreeMap<Arc<Path>, File>;
+
+/// A file at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct File {
+    /// Its text, or why it could not be read.
+    pub(super) text: Result<Arc<str>, String>,
+    /// Where it is once links are followed. Another place means that a link was swapped, and the file came whole.
+    pub(super) real: Option<PathBuf>,
+}
 
 /// Why a folder cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +59,13 @@ pub(super) fn read(dir: &Path, known: Option<&Files>) -> Result<Files, LoadError
 fn read_once(dir: &Path) -> Result<Files, LoadError> {
     let mut paths = BTreeSet::new();
     list(dir, dir, 0, &mut paths)?;
-    Ok(paths.into_iter().filter_map(|path| Some((Arc::from(path.as_path()), text(&path)?))).collect())
+    Ok(paths.into_iter().filter_map(|path| Some((Arc::from(path.as_path()), file(&path)?))).collect())
+}
+
+/// `None` where the file is gone. A link that is swapped between the two steps is seen when the folder is read again.
+fn file(path: &Path) -> Option<File> {
+    let text = text(path)?;
+    Some(File { text, real: std::fs::canonicalize(path).ok() })
 }
 
 fn list(root: &Path, dir: &Path, depth: usize, paths: &mut BTreeSet<PathBuf>) -> Result<(), LoadError> {
@@ -164,7 +179,7 @@ mod tests {
         let big = fs::File::create(dir.path().join("b.yaml")).unwrap();
         big.set_len(MAX_FILE_BYTES + 1).unwrap();
         let files = read(dir.path(), None).unwrap();
-        let errors: Vec<_> = files.values().map(|text| text.clone().unwrap_err()).collect();
+        let errors: Vec<_> = files.values().map(|file| file.text.clone().unwrap_err()).collect();
         assert_eq!(errors, ["is not UTF-8 text", "is larger than 8388608 bytes"]);
     }
 }

@@ -47,7 +47,7 @@ async fn watch_every(mut folder: Folder, out: watch::Sender<Option<Loaded>>, res
         tokio::select! {
             // Both only wait: dropping either loses nothing, since a notice that came stays with `changed`.
             () = out.closed() => return,
-            () = next_burst(&changed, rescan) => {}
+            () = next_burst(&changed, folder.next_look(rescan)) => {}
         }
     }
 }
@@ -227,6 +227,20 @@ mod tests {
         let cancelled = tokio::spawn(std::future::pending::<()>());
         cancelled.abort();
         assert_eq!(finished(cancelled.await), None);
+    }
+
+    #[tokio::test]
+    async fn a_document_that_is_taken_out_of_its_file_goes_within_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        fs::write(&file, format!("{}---\n{}", namespace_service("one"), namespace_service("two"))).unwrap();
+        let (task, mut state) = start(dir.path());
+        timeout(DEADLINE, state.wait_for(Option::is_some)).await.expect("in time").expect("still watched");
+        let written = Instant::now();
+        fs::write(&file, namespace_service("two")).unwrap();
+        wait_for(&mut state, "two").await;
+        assert!(written.elapsed() < Duration::from_secs(1), "{:?}", written.elapsed());
+        task.abort();
     }
 
     #[test]
