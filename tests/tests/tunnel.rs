@@ -643,4 +643,27 @@ mod undeclared {
         }
         Ok(())
     }
+
+    /// A port that is read as MCP is never carried unread, though a rule without facts would let an opaque stream pass.
+    #[tokio::test]
+    async fn what_is_read_as_mcp_is_not_carried_after_a_silence_or_behind_other_bytes() -> Result<()> {
+        let single = Single::new(true).await?;
+        let rules = "- from: [{source: {serviceAccounts: [agents/bot]}}]\n\
+                     - from: [{source: {serviceAccounts: [agents/other]}}]\n  \
+                     when: [{key: \"experimental.envoy.filters.http.mcp[tool]\", values: [search]}]";
+        single.setup.policy("p", "app", "ALLOW", rules)?;
+        let _echo = Echo::start(single.pod.port(ANY), b"hello").await?;
+        let running = single.start().await?;
+        for first in [b"".as_slice(), b"\x16\x03\x01", b"EHLO x\r\n"] {
+            let mut tunnel = running.tunnel(ANY).await?;
+            tunnel.write_all(first).await?;
+            assert_eq!(break_of(&mut tunnel).await?, io::ErrorKind::ConnectionReset, "{first:?}");
+        }
+        assert!(running.pod.ztunnel.context("in the mesh")?.seen().is_empty());
+        let logged = |line: &serde_json::Value| {
+            line["response_code_details"].to_string().contains("opaque_on_mcp_port")
+        };
+        running.mesh.portcullis.logged("the refusal", logged).await?;
+        Ok(())
+    }
 }
