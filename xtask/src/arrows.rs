@@ -39,6 +39,8 @@ const RULES: &[Rule] = &[
     Rule::new("waypoint-policy", &["agent-protocols", "spiffe-id", "waypoint-model"], IO),
     Rule::new("hbone", &[], NOT_FOR_TUNNELS),
     Rule::new("certs", &["spiffe-id"], &["kube", "k8s-openapi"]),
+    Rule::new("xds-client", &[], &["kube", "k8s-openapi"]),
+    Rule::new("istio-protos", &[], IO),
     Rule::new(
         "istio-integration",
         &["certs", "istio-protos", "spiffe-id", "waypoint-model", "xds-client"],
