@@ -48,7 +48,7 @@ fn every_example_has_a_service_with_a_ready_tunnelled_endpoint_that_names_its_id
         assert_eq!(service.vips.len(), 1, "{name}");
         let [endpoint] = service.endpoints.as_slice() else { panic!("{name}: one endpoint") };
         assert!(endpoint.ready && endpoint.ports.len() == service.ports.len(), "{name}");
-        let workload = &loaded.mesh.workloads[&endpoint.workload];
+        let workload = &loaded.mesh.workloads.get(&endpoint.workload).unwrap();
         assert_eq!(workload.tunnel, TunnelKind::Hbone, "{name}");
         let identity = workload.identity.as_ref().and_then(|id| id.workload()).expect("an identity");
         assert_eq!(identity.service_account, service.name, "{name}");

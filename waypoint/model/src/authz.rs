@@ -82,6 +82,19 @@ pub enum Test {
     DestinationPort(u16),
     /// Server name of a TLS ClientHello inside the tunnel.
     Sni(StringMatch),
+    /// Issuer and subject of a verified token, `iss/sub`.
+    RequestPrincipal(StringMatch),
+    /// Any audience of a verified token (claim `aud`).
+    Audience(StringMatch),
+    /// Authorized presenter of a verified token (claim `azp`).
+    Presenter(StringMatch),
+    /// A claim of a verified token: a text, or any entry of a list of texts.
+    Claim {
+        /// Names from the payload inwards.
+        path: Vec<String>,
+        /// What its value must be.
+        value: StringMatch,
+    },
     /// `:authority`, with its port, ignoring case.
     Host(StringMatch),
     /// Request method.
@@ -111,7 +124,15 @@ impl Test {
     #[must_use]
     pub fn is_http(&self) -> bool {
         match self {
-            Self::Host(_) | Self::Method(_) | Self::Path(_) | Self::Header { .. } | Self::Fact { .. } => true,
+            Self::Host(_)
+            | Self::Method(_)
+            | Self::Path(_)
+            | Self::Header { .. }
+            | Self::RequestPrincipal(_)
+            | Self::Audience(_)
+            | Self::Presenter(_)
+            | Self::Claim { .. }
+            | Self::Fact { .. } => true,
             Self::Principal(_)
             | Self::Namespace(_)
             | Self::ServiceAccount { .. }

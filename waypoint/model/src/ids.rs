@@ -51,6 +51,16 @@ namespaced_key! {
     RouteKey { name: "Name of the route resource." }
 }
 
+/// A cluster's name, `direction|port|subset|host` where istiod gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ClusterKey(pub Arc<str>);
+
+impl fmt::Display for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A workload's unique id, `cluster/group/kind/namespace/name` (Istio's workload API).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct WorkloadUid(pub Arc<str>);

@@ -4,20 +4,35 @@
 //! that one changed entry is one changed `Arc`.
 
 mod authz;
+mod chain;
+mod cluster;
 mod ids;
+mod jwt;
 mod mesh;
 mod route;
 mod service;
 mod string_match;
+mod telemetry;
+mod traffic;
 mod workload;
+mod workloads;
 
 pub use authz::{Action, Expr, Policy, Rule, Test};
-pub use ids::{PolicyKey, RouteKey, ServiceKey, WorkloadUid};
+pub use chain::Chain;
+pub use cluster::{
+    Balancing, Cluster, ClusterEndpoint, ConnectionLimits, EndpointAddress, HttpVersion, OutlierDetection,
+    TrafficPolicy, UpstreamTls,
+};
+pub use ids::{ClusterKey, PolicyKey, RouteKey, ServiceKey, WorkloadUid};
+pub use jwt::{Jwks, JwtLocations, JwtRule};
 pub use mesh::{Map, MeshConfig, PathNormalization};
 pub use route::{
     Backend, BackendTarget, HeaderChange, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect, Rewrite,
-    Route, RouteAction, RouteMatch, RouteRule,
+    Route, RouteAction, RouteMatch, RouteOrder, RouteRule,
 };
 pub use service::{Endpoint, Protocol, Service, ServicePort};
-pub use string_match::{PathPattern, StringMatch, Template, TemplateError};
+pub use string_match::{PathPattern, Pattern, StringMatch, Template, TemplateError};
+pub use telemetry::{AccessLog, LabelValue, LogFormat, MetricOverride, TelemetrySettings};
+pub use traffic::{Cors, Fault, HashKey, Mirror, Retries, RetryOn, RoutePolicy};
 pub use workload::{Locality, TunnelKind, Workload};
+pub use workloads::Workloads;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{Policy, PolicyKey, Route, RouteKey, Service, ServiceKey, Workload, WorkloadUid};
+use crate::{Cluster, ClusterKey, Policy, PolicyKey, Route, RouteKey, Service, ServiceKey, Workloads};
 
 /// Entries by key, in order, so that dumps and tests are stable.
 pub type Map<K, V> = BTreeMap<K, V>;
@@ -16,11 +16,13 @@ pub struct MeshConfig {
     /// Services that this waypoint fronts, and those its routes lead to.
     pub services: Map<ServiceKey, Arc<Service>>,
     /// Workloads: endpoints, and the sources whose labels telemetry shows.
-    pub workloads: Map<WorkloadUid, Arc<Workload>>,
+    pub workloads: Workloads,
     /// Policies by key; what each service is subject to is in [`Service::policies`].
     pub policies: Map<PolicyKey, Arc<Policy>>,
     /// Routes by key; those of a service are in [`Service::routes`].
     pub routes: Map<RouteKey, Arc<Route>>,
+    /// Clusters by key: where routes and ports of a control plane lead. Without one a service's own endpoints are used.
+    pub clusters: Map<ClusterKey, Arc<Cluster>>,
     /// How request paths are made comparable before they are judged and sent on (Istio `MeshConfig.pathNormalization`).
     pub path_normalization: PathNormalization,
 }

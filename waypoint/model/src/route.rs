@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{RouteKey, ServiceKey};
+use crate::{ClusterKey, Pattern, RouteKey, RoutePolicy, ServiceKey, StringMatch};
 
 /// A route resource: rules in the order written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,6 +17,18 @@ pub struct Route {
     pub port: Option<u16>,
     /// Rules.
     pub rules: Vec<RouteRule>,
+    /// In which order rules are tried.
+    pub order: RouteOrder,
+}
+
+/// In which order the rules of a route are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum RouteOrder {
+    /// The most specific match first (Gateway API `HTTPRouteRule.matches`).
+    #[default]
+    Precedence,
+    /// As written: the first that matches (Istio `VirtualService`, and whatever istiod sorted).
+    AsWritten,
 }
 
 /// One rule: any of its matches selects it. An empty list matches everything.
@@ -36,6 +48,8 @@ pub struct RouteRule {
     pub timeout: Option<Duration>,
     /// One attempt.
     pub backend_timeout: Option<Duration>,
+    /// What else holds on the way: retries, mirrors, CORS, faults, affinity.
+    pub policy: RoutePolicy,
 }
 
 /// A conjunction; precedence between matches is the Gateway API's (exact path, longest prefix, method, headers, query).
@@ -43,11 +57,13 @@ pub struct RouteRule {
 pub struct RouteMatch {
     /// Path.
     pub path: Option<PathMatch>,
+    /// Whether the path is compared without regard to case.
+    pub ignore_path_case: bool,
     /// Method.
     pub method: Option<String>,
-    /// Headers, all of them.
+    /// Headers, all of them; `:authority` and `:scheme` are asked for by these names.
     pub headers: Vec<HeaderMatch>,
-    /// Query parameters, all of them, exact.
+    /// Query parameters, all of them.
     pub query: Vec<QueryMatch>,
 }
 
@@ -58,24 +74,30 @@ pub enum PathMatch {
     Exact(String),
     /// On segment boundaries: `/a` matches `/a` and `/a/b`, not `/ab`.
     Prefix(String),
+    /// Any path that starts with this text: `/a` matches `/ab`.
+    TextPrefix(String),
+    /// The whole path matches.
+    Regex(Pattern),
 }
 
-/// One header that a route compares, exactly.
+/// One header that a route compares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HeaderMatch {
     /// Lower-case name.
     pub name: String,
-    /// The value.
-    pub value: String,
+    /// What its value must be; an absent header fails.
+    pub value: StringMatch,
+    /// Holds where the comparison fails, also where the header is absent.
+    pub inverted: bool,
 }
 
-/// One query parameter that a route compares, exactly.
+/// One query parameter that a route compares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct QueryMatch {
     /// Name.
     pub name: String,
-    /// The value.
-    pub value: String,
+    /// What its value must be; an absent parameter fails.
+    pub value: StringMatch,
 }
 
 /// One change of a header.
@@ -101,6 +123,13 @@ pub enum RouteAction {
     },
     /// Answers with a redirect.
     Redirect(Redirect),
+    /// Answers itself.
+    Respond {
+        /// Status.
+        status: u16,
+        /// Body, `text/plain` unless a response header says otherwise.
+        body: String,
+    },
 }
 
 /// One weighted backend.
@@ -112,6 +141,8 @@ pub struct Backend {
     pub weight: u32,
     /// Header changes for this backend only.
     pub request_headers: Vec<HeaderChange>,
+    /// Header changes of the response from this backend only.
+    pub response_headers: Vec<HeaderChange>,
 }
 
 /// Where a backend leads.
@@ -119,6 +150,8 @@ pub struct Backend {
 pub enum BackendTarget {
     /// A port of a service.
     Service(ServiceKey, u16),
+    /// A cluster of the control plane.
+    Cluster(ClusterKey),
     /// A reference that leads nowhere: answered with 500 (Gateway API), and named in the log.
     Missing(String),
 }
@@ -139,6 +172,8 @@ pub enum PathRewrite {
     Full(String),
     /// The prefix that matched.
     Prefix(String),
+    /// What a pattern matches, by a substitution with `\\1` for its groups (RE2 syntax).
+    Regex(Pattern, String),
 }
 
 /// A redirect; parts not given are kept from the request.

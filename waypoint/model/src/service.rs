@@ -1,10 +1,11 @@
 //! Services: what a client addresses.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{Map, PolicyKey, RouteKey, ServiceKey, WorkloadUid};
+use crate::{Chain, JwtRule, Map, PolicyKey, RouteKey, ServiceKey, WorkloadUid};
 
 /// A service: its addresses, its ports, its endpoints and what applies to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -27,15 +28,27 @@ pub struct Service {
     pub policies: Vec<PolicyKey>,
     /// Routes attached to it, in the order in which they are tried.
     pub routes: Vec<RouteKey>,
+    /// Tokens that are accepted on every port.
+    pub jwt: Vec<Arc<JwtRule>>,
 }
 
 /// One port of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServicePort {
     /// Its name, if it has one.
     pub name: Option<String>,
     /// What it carries.
     pub protocol: Protocol,
+    /// What holds on this port only.
+    pub chain: Chain,
+}
+
+impl ServicePort {
+    /// A port with nothing of its own.
+    #[must_use]
+    pub fn new(name: Option<String>, protocol: Protocol) -> Self {
+        Self { name, protocol, chain: Chain::default() }
+    }
 }
 
 /// What a port carries, as declared by `appProtocol` or the port's name (Istio's protocol selection).

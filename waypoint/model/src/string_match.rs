@@ -1,6 +1,7 @@
 //! How a policy or a route compares texts.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,6 +16,68 @@ pub enum StringMatch {
     Suffix(String),
     /// Any text that is not empty (`*`).
     Present,
+    /// The whole text matches a pattern. Not in Istio's notation: only a control plane says it.
+    Regex(Pattern),
+}
+
+/// A regular expression in RE2 syntax that must match the whole text. Linear in the text's length.
+#[derive(Clone)]
+pub struct Pattern {
+    text: Arc<str>,
+    compiled: regex::bytes::Regex,
+}
+
+impl Pattern {
+    /// Compiles.
+    ///
+    /// # Errors
+    /// When it is no expression of this syntax, or larger than what we compile.
+    pub fn parse(text: &str) -> Result<Self, regex::Error> {
+        regex::bytes::Regex::new(text)?; // on its own, so that an unpaired bracket cannot leave the group around it
+        let compiled = regex::bytes::RegexBuilder::new(&format!(r"\A(?:{text})\z"))
+            .size_limit(1 << 20)
+            .dot_matches_new_line(true)
+            .build()?;
+        Ok(Self { text: text.into(), compiled })
+    }
+
+    /// Whether the whole text matches. Takes bytes, so that a header that is no UTF-8 is compared too.
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        self.compiled.is_match(text)
+    }
+
+    /// As written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({:?})", self.text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+impl std::hash::Hash for Pattern {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
 }
 
 impl StringMatch {
@@ -37,6 +100,7 @@ impl StringMatch {
             Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
             Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
             Self::Present => !text.is_empty(),
+            Self::Regex(pattern) => pattern.matches(text.as_bytes()),
         }
     }
 }
@@ -48,6 +112,7 @@ impl fmt::Display for StringMatch {
             Self::Prefix(prefix) => write!(f, "{prefix}*"),
             Self::Suffix(suffix) => write!(f, "*{suffix}"),
             Self::Present => f.write_str("*"),
+            Self::Regex(pattern) => write!(f, "/{}/", pattern.as_str()),
         }
     }
 }
@@ -196,6 +261,17 @@ mod tests {
         for (pattern, text, want) in rows {
             assert_eq!(StringMatch::parse(pattern).matches(text), want, "{pattern} {text}");
             assert_eq!(StringMatch::parse(pattern).to_string(), pattern);
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_the_whole_text_and_nothing_leaves_its_group() {
+        let rows = [("a|b", "b", true), ("a|b", "ab", false), (".+", "", false), (".*", "a\nb", true)];
+        for (pattern, text, want) in rows {
+            assert_eq!(Pattern::parse(pattern).unwrap().matches(text.as_bytes()), want, "{pattern} {text}");
+        }
+        for refused in ["a)|(b", "(", "a{99999}{99999}", r"(a)\1"] {
+            assert!(Pattern::parse(refused).is_err(), "{refused}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Workloads: who stands at an address.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 use spiffe_id::SpiffeId;
@@ -13,9 +14,9 @@ pub struct Workload {
     /// Unique id.
     pub uid: WorkloadUid,
     /// Pod or WorkloadEntry name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Kubernetes namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// The exact SPIFFE ID that its certificate bears; `None` where no mTLS is spoken to it.
@@ -25,17 +26,17 @@ pub struct Workload {
     /// Where it runs.
     pub locality: Locality,
     /// Owning workload (Deployment, …), `name` where unknown.
-    pub workload_name: String,
+    pub workload_name: Arc<str>,
     /// `service.istio.io/canonical-name`.
-    pub canonical_name: String,
+    pub canonical_name: Arc<str>,
     /// `service.istio.io/canonical-revision`.
-    pub canonical_revision: String,
+    pub canonical_revision: Arc<str>,
     /// Label `app`.
-    pub app: Option<String>,
+    pub app: Option<Arc<str>>,
     /// Label `version`.
-    pub version: Option<String>,
+    pub version: Option<Arc<str>>,
     /// Cluster id.
-    pub cluster: String,
+    pub cluster: Arc<str>,
 }
 
 /// How a workload is reached.
@@ -51,9 +52,9 @@ pub enum TunnelKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Locality {
     /// Label `topology.kubernetes.io/region`.
-    pub region: String,
+    pub region: Arc<str>,
     /// Label `topology.kubernetes.io/zone`.
-    pub zone: String,
+    pub zone: Arc<str>,
     /// Label `topology.istio.io/subzone`.
-    pub subzone: String,
+    pub subzone: Arc<str>,
 }

@@ -83,6 +83,7 @@ fn decide(c: &mut Criterion) {
                     path: "/mcp",
                     authority: "github.tools",
                     headers: &headers,
+                    claims: None,
                 }),
             };
             group.bench_with_input(BenchmarkId::new("head", count), &set, |b, set| {

@@ -50,6 +50,8 @@ pub struct HttpAttributes<'a> {
     pub authority: &'a str,
     /// As received.
     pub headers: &'a http::HeaderMap,
+    /// Payload of the verified JSON Web Token, an object; `None` without one.
+    pub claims: Option<&'a serde_json::Value>,
 }
 
 /// Attributes, and what several tests of them share.

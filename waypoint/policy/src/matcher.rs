@@ -2,6 +2,7 @@
 
 use agent_protocols::{FactKey, Facts, Truth};
 use http::{HeaderMap, HeaderName};
+use serde_json::Value;
 use waypoint_model::{PathPattern, Template, Test};
 
 use crate::addresses::Ranges;
@@ -52,6 +53,10 @@ pub(crate) enum Matcher {
     Method(Strings),
     Path(Strings, Vec<Template>),
     Header(Field, Strings),
+    /// `iss/sub` of a verified token.
+    RequestPrincipal(Strings),
+    /// A claim of a verified token, by names from the payload inwards.
+    Claim(Vec<String>, Strings),
     Fact(FactKey, Strings),
 }
 
@@ -85,6 +90,10 @@ impl Matcher {
                 Self::Path(Strings::default(), vec![template.clone()])
             }
             Test::Header { name, value } => Self::Header(Field::parse(name)?, Strings::one(value)),
+            Test::RequestPrincipal(value) => Self::RequestPrincipal(Strings::one(value)),
+            Test::Audience(value) => Self::Claim(vec!["aud".to_owned()], Strings::one(value)),
+            Test::Presenter(value) => Self::Claim(vec!["azp".to_owned()], Strings::one(value)),
+            Test::Claim { path, value } => Self::Claim(path.clone(), Strings::one(value)),
             Test::Fact { filter, key, value } => {
                 Self::Fact(FactKey::parse(filter, key)?, Strings::one(value))
             }
@@ -99,7 +108,8 @@ impl Matcher {
             | (Self::TrustDomain(mine), Self::TrustDomain(more))
             | (Self::Sni(mine), Self::Sni(more))
             | (Self::Host(mine), Self::Host(more))
-            | (Self::Method(mine), Self::Method(more)) => mine.absorb(more),
+            | (Self::Method(mine), Self::Method(more))
+            | (Self::RequestPrincipal(mine), Self::RequestPrincipal(more)) => mine.absorb(more),
             (Self::ServiceAccount(mine), Self::ServiceAccount(more)) => mine.extend(more),
             (Self::SourceIp(mine), Self::SourceIp(more))
             | (Self::RemoteIp(mine), Self::RemoteIp(more))
@@ -110,6 +120,7 @@ impl Matcher {
                 templates.extend(more_templates);
             }
             (Self::Header(field, mine), Self::Header(same, more)) if *field == same => mine.absorb(more),
+            (Self::Claim(path, mine), Self::Claim(same, more)) if *path == same => mine.absorb(more),
             (Self::Fact(key, mine), Self::Fact(same, more)) if *key == same => mine.absorb(more),
             (_, other) => return Some(other),
         }
@@ -130,6 +141,8 @@ impl Matcher {
             | Self::Method(_)
             | Self::Path(..)
             | Self::Header(..)
+            | Self::RequestPrincipal(_)
+            | Self::Claim(..)
             | Self::Fact(..) => {}
         }
     }
@@ -170,8 +183,29 @@ impl Matcher {
                     || templates.iter().any(|template| template.matches(http.path))
             }),
             Self::Header(field, values) => ask_http(&|http| field.matches(http, values)),
+            Self::RequestPrincipal(values) => ask_http(&|http| principal_matches(http, values)),
+            Self::Claim(path, values) => ask_http(&|http| claim_matches(http, path, values)),
             Self::Fact(key, values) => ask_fact(facts, key, values),
         }
+    }
+}
+
+/// `iss/sub` of the verified token, where it has both (Istio `requestPrincipals`).
+fn principal_matches(http: &HttpAttributes<'_>, values: &Strings) -> bool {
+    let claim = |name| http.claims.and_then(|claims| claims.get(name)?.as_str());
+    let (Some(issuer), Some(subject)) = (claim("iss"), claim("sub")) else { return false };
+    values.matches(format!("{issuer}/{subject}").as_bytes())
+}
+
+/// A text, or any text of a list, as Istio compares claims. Numbers, booleans and objects match nothing.
+fn claim_matches(http: &HttpAttributes<'_>, path: &[String], values: &Strings) -> bool {
+    let root = http.claims;
+    let found = path.iter().fold(root, |value, name| value.and_then(|value| value.as_object()?.get(name)));
+    let matches = |value: &Value| value.as_str().is_some_and(|text| values.matches(text.as_bytes()));
+    match found {
+        Some(Value::Array(entries)) => entries.iter().any(matches),
+        Some(single) => matches(single),
+        None => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use waypoint_model::StringMatch;
+use waypoint_model::{Pattern, StringMatch};
 
 /// Up to this many exact values are compared one by one, which is quicker than hashing.
 const FEW: usize = 8;
@@ -14,6 +14,7 @@ pub(crate) struct Strings {
     exact: Exact,
     prefixes: Vec<Box<[u8]>>,
     suffixes: Vec<Box<[u8]>>,
+    patterns: Vec<Pattern>,
     /// `*`: anything but the empty text.
     present: bool,
 }
@@ -40,6 +41,7 @@ impl Strings {
             StringMatch::Prefix(text) => strings.prefixes.push(bytes(text)),
             StringMatch::Suffix(text) => strings.suffixes.push(bytes(text)),
             StringMatch::Present => strings.present = true,
+            StringMatch::Regex(pattern) => strings.patterns.push(pattern.clone()),
         }
         strings
     }
@@ -51,6 +53,8 @@ impl Strings {
             StringMatch::Prefix(text) => StringMatch::Prefix(text.to_ascii_lowercase()),
             StringMatch::Suffix(text) => StringMatch::Suffix(text.to_ascii_lowercase()),
             StringMatch::Present => StringMatch::Present,
+            // A control plane asks for hosts by exact value, prefix or suffix; a pattern sees the text as it is given.
+            StringMatch::Regex(pattern) => StringMatch::Regex(pattern.clone()),
         })
     }
 
@@ -62,6 +66,7 @@ impl Strings {
         }
         self.prefixes.extend(other.prefixes);
         self.suffixes.extend(other.suffixes);
+        self.patterns.extend(other.patterns);
         self.present |= other.present;
     }
 
@@ -71,12 +76,14 @@ impl Strings {
             || self.exact.contains(text)
             || self.prefixes.iter().any(|prefix| text.starts_with(prefix))
             || self.suffixes.iter().any(|suffix| text.ends_with(suffix))
+            || self.patterns.iter().any(|pattern| pattern.matches(text))
     }
 
     /// Whether some text that begins like this could match.
     pub(crate) fn could_match_from(&self, beginning: &[u8]) -> bool {
         self.present
             || !self.suffixes.is_empty()
+            || !self.patterns.is_empty()
             || self
                 .prefixes
                 .iter()
@@ -86,8 +93,11 @@ impl Strings {
 
     /// The exact values, if there is no other match beside them.
     pub(crate) fn exact_only(&self) -> Option<Vec<&[u8]>> {
-        let only = !self.present && self.prefixes.is_empty() && self.suffixes.is_empty();
-        only.then(|| match &self.exact {
+        let other = self.present
+            || !self.prefixes.is_empty()
+            || !self.suffixes.is_empty()
+            || !self.patterns.is_empty();
+        (!other).then(|| match &self.exact {
             Exact::Few(texts) => texts.iter().map(AsRef::as_ref).collect(),
             Exact::Many(texts) => texts.iter().map(AsRef::as_ref).collect(),
         })
@@ -136,6 +146,15 @@ mod tests {
         assert!(set(&["*"]).matches(b"x"));
         assert!(!set(&["*"]).matches(b""));
         assert!(set(&["*"]).matches(b"\xff"), "bytes that are no UTF-8 are a text too");
+    }
+
+    #[test]
+    fn a_pattern_is_an_alternative_like_any_other() {
+        let mut strings = set(&["x"]);
+        strings.absorb(Strings::one(&StringMatch::Regex(Pattern::parse("a.c").unwrap())));
+        assert!(strings.matches(b"x") && strings.matches(b"abc") && !strings.matches(b"abcd"));
+        assert!(strings.could_match_from(b"q"), "its beginning is not looked at");
+        assert_eq!(strings.exact_only(), None);
     }
 
     #[test]

@@ -135,6 +135,7 @@ fn seen<'a>(
         path: &target.path,
         authority: &target.authority,
         headers: &parts.headers,
+        claims: None,
     };
     Attributes { source, destination, http: Some(http) }
 }

@@ -152,6 +152,7 @@ impl<'a> Asked<'a> {
             path: self.path,
             authority: &self.target.service.key.hostname,
             headers: &self.headers,
+            claims: None,
         };
         let attributes = Attributes {
             source: Source { identity: Some(identity), ip: NOBODY, remote_ip: NOBODY },

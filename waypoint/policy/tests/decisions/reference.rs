@@ -228,6 +228,9 @@ fn answer(test: &Test, request: &Request, facts: &dyn Facts) -> Option<bool> {
                 Truth::NotYet => None,
             }
         }
+        Test::RequestPrincipal(_) | Test::Audience(_) | Test::Presenter(_) | Test::Claim { .. } => {
+            unreachable!("no token is drawn here")
+        }
         Test::Host(_) | Test::Method(_) | Test::Path(_) | Test::Header { .. } => {
             request.http.as_ref().map(|http| answer_http(test, http))
         }

@@ -166,6 +166,7 @@ impl Request {
                 path: &http.path,
                 authority: &http.authority,
                 headers: &http.headers,
+                claims: None,
             }),
         }
     }

@@ -56,8 +56,13 @@ fn seen<'a>(
     target: &'a Target,
     port: u16,
 ) -> Attributes<'a> {
-    let http =
-        HttpAttributes { method: method.as_str(), path: &target.path, authority: &target.authority, headers };
+    let http = HttpAttributes {
+        method: method.as_str(),
+        path: &target.path,
+        authority: &target.authority,
+        headers,
+        claims: None,
+    };
     Attributes { source: cx.peer.source(), destination: cx.destination(port), http: Some(http) }
 }
 

@@ -33,6 +33,8 @@ enum PathTest {
     Exact(String),
     /// Without its trailing slash, which means nothing (Gateway API `PathMatchPathPrefix`): `/` is the empty text.
     Prefix(Arc<str>),
+    /// A kind that is not built: matches nothing.
+    Never,
 }
 
 /// Orders matchers; the greater is asked first. What is equal keeps the order of the routes: the oldest, then by rule.
@@ -60,6 +62,7 @@ impl Matcher {
     pub(super) fn precedence(&self) -> Precedence {
         let (exact_path, prefix) = match &self.path {
             PathTest::Exact(_) => (true, 0),
+            PathTest::Never => (false, 0),
             PathTest::Prefix(prefix) => (false, prefix.len()),
         };
         Precedence {
@@ -83,7 +86,7 @@ impl Matcher {
     /// The prefix that a rewrite may replace; `None` where the whole path was compared.
     pub(super) fn prefix(&self) -> Option<&Arc<str>> {
         match &self.path {
-            PathTest::Exact(_) => None,
+            PathTest::Exact(_) | PathTest::Never => None,
             PathTest::Prefix(prefix) => Some(prefix),
         }
     }
@@ -95,12 +98,14 @@ impl PathTest {
             None => Self::Prefix("".into()),
             Some(PathMatch::Exact(path)) => Self::Exact(path.clone()),
             Some(PathMatch::Prefix(prefix)) => Self::Prefix(prefix.trim_end_matches('/').into()),
+            Some(PathMatch::TextPrefix(_) | PathMatch::Regex(_)) => Self::Never,
         }
     }
 
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == path,
+            Self::Never => false,
             Self::Prefix(prefix) => path
                 .strip_prefix(prefix.as_ref())
                 .is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/')),
@@ -116,15 +121,18 @@ fn first_of_each<T: Clone>(entries: &[T], name: impl Fn(&T) -> String) -> Vec<T>
 
 fn header_matches(wanted: &HeaderMatch, subject: &Subject<'_>) -> bool {
     if wanted.name.eq_ignore_ascii_case("host") || wanted.name == ":authority" {
-        return wanted.value == subject.authority;
+        return wanted.value.matches(subject.authority) != wanted.inverted;
     }
     let lines: Vec<&[u8]> =
         subject.headers.get_all(wanted.name.as_str()).iter().map(|value| value.as_bytes()).collect();
-    !lines.is_empty() && lines.join(&b","[..]) == wanted.value.as_bytes()
+    let joined = lines.join(&b","[..]);
+    let holds =
+        !lines.is_empty() && std::str::from_utf8(&joined).is_ok_and(|text| wanted.value.matches(text));
+    holds != wanted.inverted
 }
 
 /// Compares the first parameter of that name, as written (percent-encoding is not decoded, as in Envoy).
 fn query_matches(wanted: &QueryMatch, query: &str) -> bool {
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.find(|(name, _)| *name == wanted.name).is_some_and(|(_, value)| value == wanted.value)
+    pairs.find(|(name, _)| *name == wanted.name).is_some_and(|(_, value)| wanted.value.matches(value))
 }

@@ -78,6 +78,7 @@ fn new_path(rewrite: &PathRewrite, prefix: Option<&str>, path: &str) -> Result<S
     match rewrite {
         PathRewrite::Full(full) if full.starts_with('/') => Ok(full.clone()),
         PathRewrite::Full(full) => Ok(format!("/{full}")),
+        PathRewrite::Regex(..) => Uri::try_from("").map(|_| String::new()).map_err(Into::into),
         PathRewrite::Prefix(replacement) => {
             let prefix = prefix.unwrap_or_default().trim_end_matches('/');
             let rest = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));

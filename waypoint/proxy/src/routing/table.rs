@@ -203,6 +203,7 @@ impl Action {
     fn compile(rule: &RouteRule, cluster: &mut dyn FnMut(&ServiceKey, u16) -> Option<Arc<Cluster>>) -> Self {
         let (backends, rewrite) = match &rule.action {
             RouteAction::Redirect(redirect) => return Self::Redirect(redirect.clone()),
+            RouteAction::Respond { .. } => return Self::Broken("direct responses are not built".into()),
             RouteAction::Forward { backends, rewrite } => (backends, rewrite),
         };
         let rewrite = (*rewrite != Rewrite::default()).then(|| Arc::new(rewrite.clone()));
@@ -228,6 +229,7 @@ fn forward(
 ) -> Result<Forward, Arc<str>> {
     let (key, port) = match &backend.target {
         BackendTarget::Missing(what) => return Err(what.as_str().into()),
+        BackendTarget::Cluster(key) => return Err(format!("cluster {key}: clusters are not built").into()),
         BackendTarget::Service(key, port) => (key, *port),
     };
     let cluster =
@@ -251,6 +253,7 @@ fn unusable(rule: &RouteRule) -> Option<String> {
     let (backends, path) = match &rule.action {
         RouteAction::Forward { backends, rewrite } => (&backends[..], rewrite.path.as_ref()),
         RouteAction::Redirect(redirect) => (none, redirect.path.as_ref()),
+        RouteAction::Respond { .. } => (none, None),
     };
     let of_backends = backends.iter().flat_map(|backend| &backend.request_headers);
     let mut changes = rule.request_headers.iter().chain(&rule.response_headers).chain(of_backends);
@@ -265,7 +268,7 @@ fn unusable(rule: &RouteRule) -> Option<String> {
         RouteAction::Redirect(redirect) if !matches!(redirect.status, 301..=303 | 307 | 308) => {
             Some(format!("{} is no status of a redirect", redirect.status))
         }
-        RouteAction::Redirect(_) | RouteAction::Forward { .. } => None,
+        RouteAction::Redirect(_) | RouteAction::Forward { .. } | RouteAction::Respond { .. } => None,
     }
 }
 

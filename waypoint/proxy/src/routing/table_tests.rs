@@ -24,17 +24,24 @@ fn rule_with(name: &str, matches: Vec<RouteMatch>, action: RouteAction) -> Route
         action,
         timeout: None,
         backend_timeout: None,
+        policy: waypoint_model::RoutePolicy::default(),
     }
 }
 
 fn backend(name: &str, weight: u32) -> Backend {
     let target = BackendTarget::Service(ServiceKey::new("ns", name), 80);
-    Backend { target, weight, request_headers: vec![] }
+    Backend { target, weight, request_headers: vec![], response_headers: Vec::new() }
 }
 
 fn route(hostnames: &[&str], port: Option<u16>, rules: Vec<RouteRule>) -> Arc<Route> {
     let hostnames = hostnames.iter().map(|&host| host.to_owned()).collect();
-    Arc::new(Route { key: RouteKey::new("ns", "r"), hostnames, port, rules })
+    Arc::new(Route {
+        key: RouteKey::new("ns", "r"),
+        hostnames,
+        port,
+        rules,
+        order: waypoint_model::RouteOrder::Precedence,
+    })
 }
 
 fn table(routes: &[Arc<Route>]) -> RouteTable {
@@ -52,11 +59,15 @@ fn prefix(path: &str) -> RouteMatch {
 }
 
 fn header(name: &str, value: &str) -> HeaderMatch {
-    HeaderMatch { name: name.to_owned(), value: value.to_owned() }
+    HeaderMatch {
+        name: name.to_owned(),
+        value: waypoint_model::StringMatch::Exact(value.to_owned()),
+        inverted: false,
+    }
 }
 
 fn param(name: &str, value: &str) -> QueryMatch {
-    QueryMatch { name: name.to_owned(), value: value.to_owned() }
+    QueryMatch { name: name.to_owned(), value: waypoint_model::StringMatch::Exact(value.to_owned()) }
 }
 
 /// Name of the rule that takes a GET with the headers `x: 1` and `y: 2`.
@@ -209,6 +220,7 @@ fn a_rule_that_cannot_be_carried_out_is_broken_and_hides_nothing() {
         target: BackendTarget::Missing("no such service".to_owned()),
         weight: 1,
         request_headers: vec![],
+        response_headers: Vec::new(),
     };
     let replace = Rewrite { hostname: None, path: Some(PathRewrite::Prefix("/x".to_owned())) };
     let teapot = Redirect { scheme: None, hostname: None, port: None, path: None, status: 418 };

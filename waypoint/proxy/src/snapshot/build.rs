@@ -22,13 +22,8 @@ pub(super) fn build(
     generation: u64,
 ) -> (Snapshot, Vec<Arc<Cluster>>) {
     let mut clusters = Clusters { mesh, upstreams, made: HashMap::new() };
-    let mut snapshot = Snapshot {
-        generation,
-        mesh: Arc::clone(mesh),
-        by_address: HashMap::new(),
-        by_host: HashMap::new(),
-        workloads: workloads(mesh),
-    };
+    let mut snapshot =
+        Snapshot { generation, mesh: Arc::clone(mesh), by_address: HashMap::new(), by_host: HashMap::new() };
     for service in mesh.services.values().filter(|service| service.fronted) {
         let ports = destinations(mesh, service, &mut clusters, previous, generation);
         for vip in &service.vips {
@@ -41,14 +36,6 @@ pub(super) fn build(
         }
     }
     (snapshot, clusters.made.into_values().collect())
-}
-
-fn workloads(mesh: &MeshConfig) -> HashMap<std::net::IpAddr, Arc<waypoint_model::Workload>> {
-    let addresses = |workload: &Arc<waypoint_model::Workload>| {
-        let workload = Arc::clone(workload);
-        workload.addresses.clone().into_iter().map(move |ip| (ip.to_canonical(), Arc::clone(&workload)))
-    };
-    mesh.workloads.values().flat_map(addresses).collect()
 }
 
 /// Clusters of this build, made once each.
@@ -140,7 +127,8 @@ fn compile(mesh: &MeshConfig, service: &Service, previous: Option<&Snapshot>, ge
 fn route(mesh: &MeshConfig, key: &RouteKey) -> Arc<Route> {
     mesh.routes.get(key).cloned().unwrap_or_else(|| {
         let target = BackendTarget::Missing(format!("route {key} was not delivered"));
-        let backends = vec![Backend { target, weight: 1, request_headers: Vec::new() }];
+        let backends =
+            vec![Backend { target, weight: 1, request_headers: Vec::new(), response_headers: Vec::new() }];
         let rule = RouteRule {
             name: key.to_string(),
             matches: Vec::new(),
@@ -149,7 +137,14 @@ fn route(mesh: &MeshConfig, key: &RouteKey) -> Arc<Route> {
             action: RouteAction::Forward { backends, rewrite: Rewrite::default() },
             timeout: None,
             backend_timeout: None,
+            policy: waypoint_model::RoutePolicy::default(),
         };
-        Arc::new(Route { key: key.clone(), hostnames: Vec::new(), port: None, rules: vec![rule] })
+        Arc::new(Route {
+            key: key.clone(),
+            hostnames: Vec::new(),
+            port: None,
+            rules: vec![rule],
+            order: waypoint_model::RouteOrder::Precedence,
+        })
     })
 }

@@ -86,10 +86,11 @@ mod tests {
             fronted,
             aliases: Vec::new(),
             vips: if fronted { vec!["10.96.0.1".parse().unwrap()] } else { Vec::new() },
-            ports: [(80, ServicePort { name: None, protocol: Protocol::Http })].into(),
+            ports: [(80, ServicePort::new(None, Protocol::Http))].into(),
             endpoints: Vec::new(),
             policies,
             routes,
+            jwt: Vec::new(),
         }
     }
 
@@ -114,7 +115,12 @@ mod tests {
                 ready: true,
             });
             let target = BackendTarget::Service(service.key.clone(), 80);
-            backends.push(Backend { target, weight, request_headers: Vec::new() });
+            backends.push(Backend {
+                target,
+                weight,
+                request_headers: Vec::new(),
+                response_headers: Vec::new(),
+            });
             mesh.services.insert(service.key.clone(), Arc::new(service));
             mesh.workloads.insert(uid.clone(), Arc::new(workload(uid)));
         }
@@ -126,8 +132,15 @@ mod tests {
             action: RouteAction::Forward { backends, rewrite: Rewrite::default() },
             timeout: None,
             backend_timeout: None,
+            policy: waypoint_model::RoutePolicy::default(),
         };
-        let route = Route { key: key.clone(), hostnames: Vec::new(), port: None, rules: vec![rule] };
+        let route = Route {
+            key: key.clone(),
+            hostnames: Vec::new(),
+            port: None,
+            rules: vec![rule],
+            order: waypoint_model::RouteOrder::Precedence,
+        };
         mesh.routes.insert(key.clone(), Arc::new(route));
         let front = service("x", true, Vec::new(), vec![key]);
         mesh.services.insert(front.key.clone(), Arc::new(front));
@@ -138,18 +151,18 @@ mod tests {
         let name = uid.0.to_string();
         Workload {
             uid,
-            name: name.clone(),
-            namespace: "tools".to_owned(),
+            name: name.as_str().into(),
+            namespace: "tools".into(),
             addresses: vec!["127.0.0.1".parse().unwrap()],
             identity: None,
             tunnel: TunnelKind::Plain,
             locality: Locality::default(),
-            workload_name: name.clone(),
-            canonical_name: name,
-            canonical_revision: "v1".to_owned(),
+            workload_name: name.as_str().into(),
+            canonical_name: name.as_str().into(),
+            canonical_revision: "v1".into(),
             app: None,
             version: None,
-            cluster: String::new(),
+            cluster: "".into(),
         }
     }
 

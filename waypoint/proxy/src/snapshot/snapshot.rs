@@ -20,8 +20,6 @@ pub struct Snapshot {
     pub(crate) by_address: HashMap<IpAddr, HashMap<u16, Arc<Destination>>>,
     /// Fronted services by lower-case host name, then port.
     pub(crate) by_host: HashMap<Arc<str>, HashMap<u16, Arc<Destination>>>,
-    /// Workloads by address.
-    pub(crate) workloads: HashMap<IpAddr, Arc<Workload>>,
 }
 
 /// One port of a service that this waypoint fronts, with everything compiled for it.
@@ -82,6 +80,6 @@ impl Snapshot {
     /// The workload at an address, for telemetry only.
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.workloads.get(&address.to_canonical())
+        self.mesh.workloads.at(address)
     }
 }

@@ -147,16 +147,16 @@ impl<'a> Line<'a> {
         Self {
             source_principal: source.principal.as_ref().map(|principal| principal.as_str()),
             source_address: source.address.to_string(),
-            source_workload: workload.map(|workload| workload.workload_name.as_str()),
+            source_workload: workload.map(|workload| workload.workload_name.as_ref()),
             source_namespace: workload
-                .map(|workload| workload.namespace.as_str())
+                .map(|workload| workload.namespace.as_ref())
                 .or(attested.map(|workload| workload.namespace)),
             destination_service: service.map(|service| service.key.hostname.as_ref()),
             destination_port: port,
             destination_principal: endpoint
                 .and_then(|workload| workload.identity.as_ref())
                 .map(|id| id.as_str()),
-            destination_workload: endpoint.map(|workload| workload.workload_name.as_str()),
+            destination_workload: endpoint.map(|workload| workload.workload_name.as_ref()),
             upstream_host: upstream.map(|(_, address)| address.to_string()),
             ..Self::default()
         }

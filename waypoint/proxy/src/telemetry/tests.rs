@@ -58,24 +58,25 @@ fn service() -> Arc<Service> {
         endpoints: Vec::new(),
         policies: vec![PolicyKey::new("tools", "readers")],
         routes: Vec::new(),
+        jwt: Vec::new(),
     })
 }
 
 fn workload(namespace: &str, name: &str) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(format!("Kubernetes//Pod/{namespace}/{name}-0").into()),
-        name: format!("{name}-0"),
-        namespace: namespace.to_owned(),
+        name: format!("{name}-0").into(),
+        namespace: namespace.into(),
         addresses: vec!["10.0.0.9".parse().unwrap()],
         identity: Some(SpiffeId::istio("cluster.local", namespace, name).unwrap()),
         tunnel: TunnelKind::Hbone,
         locality: Locality::default(),
-        workload_name: name.to_owned(),
-        canonical_name: name.to_owned(),
-        canonical_revision: "latest".to_owned(),
-        app: Some(name.to_owned()),
+        workload_name: name.into(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+        app: Some(name.into()),
         version: None,
-        cluster: "Kubernetes".to_owned(),
+        cluster: "Kubernetes".into(),
     })
 }
 
@@ -341,7 +342,7 @@ fn two_pods_of_one_deployment_share_a_series() {
     let telemetry = quiet();
     telemetry.finish_request(request());
     let mut other = Arc::unwrap_or_clone(workload("tools", "github"));
-    other.name = "github-1".to_owned();
+    other.name = "github-1".into();
     other.uid = WorkloadUid("Kubernetes//Pod/tools/github-1".into());
     let address = "10.0.0.10:15008".parse().unwrap();
     telemetry.finish_request(RequestRecord { upstream: Some((Arc::new(other), address)), ..request() });

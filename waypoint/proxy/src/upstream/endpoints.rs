@@ -122,6 +122,7 @@ impl Cluster {
             endpoints: vec![],
             policies: vec![],
             routes: vec![],
+            jwt: Vec::new(),
         };
         Arc::new(Self { service: Arc::new(service), port, tiers: Default::default() })
     }

@@ -10,24 +10,24 @@ const NOW: u64 = 1;
 const ONCE: Ejection = Ejection { failures: 1, time: std::time::Duration::from_secs(30) };
 
 fn locality(region: &str, zone: &str) -> Locality {
-    Locality { region: region.to_owned(), zone: zone.to_owned(), subzone: String::new() }
+    Locality { region: region.into(), zone: zone.into(), subzone: "".into() }
 }
 
 fn workload(name: &str, last_octet: u8, locality: Locality) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(name.into()),
-        name: name.to_owned(),
-        namespace: "ns".to_owned(),
+        name: name.into(),
+        namespace: "ns".into(),
         addresses: vec![IpAddr::from([127, 0, 0, last_octet])],
         identity: None,
         tunnel: TunnelKind::Plain,
         locality,
-        workload_name: name.to_owned(),
-        canonical_name: name.to_owned(),
-        canonical_revision: "latest".to_owned(),
+        workload_name: name.into(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
         app: None,
         version: None,
-        cluster: "c".to_owned(),
+        cluster: "c".into(),
     })
 }
 
@@ -64,7 +64,7 @@ fn cluster(endpoints: &[(&str, (&str, &str), bool)]) -> Cluster {
 }
 
 fn endpoint(cluster: &Cluster, name: &str) -> Arc<Endpoint> {
-    Arc::clone(cluster.endpoints().find(|endpoint| endpoint.workload.name == name).unwrap())
+    Arc::clone(cluster.endpoints().find(|endpoint| &*endpoint.workload.name == name).unwrap())
 }
 
 fn eject(cluster: &Cluster, name: &str) {
@@ -77,7 +77,7 @@ fn picks(cluster: &Cluster, tried: &[Arc<Endpoint>]) -> Vec<(String, usize)> {
     let mut counts: std::collections::BTreeMap<String, usize> = Default::default();
     for _ in 0..1_000 {
         let picked = pick(cluster, &Pick::default(), tried, NOW, 10).unwrap();
-        *counts.entry(picked.endpoint.workload.name.clone()).or_default() += 1;
+        *counts.entry(picked.endpoint.workload.name.to_string()).or_default() += 1;
     }
     counts.into_iter().collect()
 }
@@ -163,12 +163,12 @@ fn a_full_endpoint_spills_over_and_a_full_service_is_overloaded() {
     let cluster = cluster(&[("a", HERE, true), ("b", FAR, true)]);
     let one = |max| pick(&cluster, &Pick::default(), &[], NOW, max);
     let first = one(1).unwrap();
-    assert_eq!(first.endpoint.workload.name, "a");
+    assert_eq!(&*first.endpoint.workload.name, "a");
     let second = one(1).unwrap();
-    assert_eq!(second.endpoint.workload.name, "b");
+    assert_eq!(&*second.endpoint.workload.name, "b");
     assert!(matches!(one(1), Err(UpstreamError::Overloaded)));
     drop(first);
-    assert_eq!(one(1).unwrap().endpoint.workload.name, "a");
+    assert_eq!(&*one(1).unwrap().endpoint.workload.name, "a");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_session_stays_with_its_workload_whatever_its_health() {
     let pinned = |name: &str| Pick { pinned: Some(WorkloadUid(name.into())), ..Pick::default() };
     eject(&cluster, "b");
     let picked = pick(&cluster, &pinned("b"), &[], NOW, 1).unwrap();
-    assert_eq!(picked.endpoint.workload.name, "b");
+    assert_eq!(&*picked.endpoint.workload.name, "b");
     assert!(matches!(pick(&cluster, &pinned("b"), &[], NOW, 1), Err(UpstreamError::Overloaded)));
     assert!(matches!(pick(&cluster, &pinned("gone"), &[], NOW, 1), Err(UpstreamError::PinnedGone)));
 }

@@ -161,7 +161,7 @@ mod tests {
         let mut mesh = MeshConfig::default();
         for (name, namespace, fronted, ports) in services {
             let key = ServiceKey::new(namespace, &format!("{name}.{namespace}.svc.cluster.local"));
-            let port = |port: &u16| (*port, ServicePort { name: None, protocol: Protocol::Http });
+            let port = |port: &u16| (*port, ServicePort::new(None, Protocol::Http));
             let service = Service {
                 key: key.clone(),
                 name: (*name).to_owned(),
@@ -172,6 +172,7 @@ mod tests {
                 endpoints: Vec::new(),
                 policies: Vec::new(),
                 routes: Vec::new(),
+                jwt: Vec::new(),
             };
             mesh.services.insert(key, Arc::new(service));
         }

@@ -139,7 +139,7 @@ pub enum Switch {
 }
 
 fn locality(text: &str) -> Result<Locality, String> {
-    let mut parts = text.split('/').map(str::to_owned);
+    let mut parts = text.split('/').map(std::sync::Arc::from);
     let mut part = || parts.next().unwrap_or_default();
     let locality = Locality { region: part(), zone: part(), subzone: part() };
     match (locality.region.is_empty(), parts.next()) {
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_locality_has_up_to_three_parts() {
         let of = |text: &str| locality(text).map(|l| (l.region, l.zone, l.subzone));
-        assert_eq!(of("eu"), Ok(("eu".into(), String::new(), String::new())));
+        assert_eq!(of("eu"), Ok(("eu".into(), "".into(), "".into())));
         assert_eq!(of("eu/a/r1"), Ok(("eu".into(), "a".into(), "r1".into())));
         assert!(of("").is_err() && of("/a").is_err() && of("a/b/c/d").is_err());
     }

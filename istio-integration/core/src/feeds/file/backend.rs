@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use waypoint_model::{
-    Backend, BackendTarget, Map, Protocol, Rewrite, Route, RouteAction, RouteKey, RouteRule,
+    Backend, BackendTarget, Map, Protocol, Rewrite, Route, RouteAction, RouteKey, RouteOrder, RoutePolicy,
+    RouteRule,
 };
 
 use super::document::{Kind, Origin, ResourceKey};
@@ -83,7 +84,13 @@ impl<'a> Routing<'a> {
             let route = RouteKey::new(&key.namespace, &route_name(&key.name, port, ports.len()));
             routed.services.entry(service.clone()).or_default().push(route.clone());
             routed.routes.entry(route.clone()).or_insert_with(|| {
-                Arc::new(Route { key: route, hostnames: doc.hostnames.clone(), port, rules: rules.clone() })
+                Arc::new(Route {
+                    key: route,
+                    hostnames: doc.hostnames.clone(),
+                    port,
+                    rules: rules.clone(),
+                    order: RouteOrder::Precedence,
+                })
             });
         }
     }
@@ -132,6 +139,7 @@ impl<'a> Routing<'a> {
                     target: BackendTarget::Missing(why.clone()),
                     weight: 1,
                     request_headers: Vec::new(),
+                    response_headers: Vec::new(),
                 }],
                 rewrite: Rewrite::default(),
             },
@@ -144,6 +152,7 @@ impl<'a> Routing<'a> {
             action,
             timeout: doc.timeout,
             backend_timeout: doc.backend_timeout,
+            policy: RoutePolicy::default(),
         }
     }
 
@@ -156,7 +165,12 @@ impl<'a> Routing<'a> {
             );
             BackendTarget::Missing(message)
         });
-        Backend { target, weight: doc.weight, request_headers: doc.request_headers.clone() }
+        Backend {
+            target,
+            weight: doc.weight,
+            request_headers: doc.request_headers.clone(),
+            response_headers: Vec::new(),
+        }
     }
 
     fn target(&self, doc: &BackendDoc, namespace: &str) -> Result<BackendTarget, String> {
@@ -216,7 +230,7 @@ mod tests {
         let route = loaded.mesh.routes.values().find(|route| &*route.key.name == name).unwrap();
         match &route.rules[0].action {
             RouteAction::Forward { backends, .. } => backends[0].target.clone(),
-            RouteAction::Redirect(_) => panic!("forwards"),
+            RouteAction::Redirect(_) | RouteAction::Respond { .. } => panic!("forwards"),
         }
     }
 

@@ -73,7 +73,7 @@ impl<'a> Directory<'a> {
 
     /// Adds a workload as its node and namespace make it.
     fn admit(&mut self, doc: &WorkloadDoc) -> WorkloadUid {
-        let namespace = self.namespaces.get(doc.workload.namespace.as_str()).copied();
+        let namespace = self.namespaces.get(doc.workload.namespace.as_ref()).copied();
         let node = doc.node.as_deref().and_then(|name| self.nodes.get(name)).copied();
         let uid = doc.workload.uid.clone();
         self.workloads.insert(uid.clone(), doc.joined(namespace, node));
@@ -175,11 +175,11 @@ impl<'a> Directory<'a> {
     }
 
     fn unnamed(&self, namespace: &str, slice: &str, listed: &SliceEndpoint) -> Workload {
-        let name = listed.address.to_string();
+        let name: Arc<str> = listed.address.to_string().into();
         let node = listed.node.as_deref().and_then(|name| self.nodes.get(name));
         let mut locality = node.map_or_else(Locality::default, |node| node.locality.clone());
         if let Some(zone) = &listed.zone {
-            locality.zone.clone_from(zone);
+            locality.zone = zone.as_str().into();
         }
         Workload {
             uid: workload::uid(
@@ -188,17 +188,17 @@ impl<'a> Directory<'a> {
                 &format!("{slice}/{name}"),
                 self.options,
             ),
-            namespace: namespace.to_owned(),
+            namespace: namespace.into(),
             addresses: vec![listed.address],
             identity: None,
             tunnel: TunnelKind::Plain,
             locality,
             workload_name: name.clone(),
             canonical_name: name.clone(),
-            canonical_revision: "latest".to_owned(),
+            canonical_revision: "latest".into(),
             app: None,
             version: None,
-            cluster: self.options.cluster.clone(),
+            cluster: self.options.cluster.as_str().into(),
             name,
         }
     }
@@ -263,7 +263,7 @@ mod tests {
     fn served(loaded: &Loaded, service: &Service, port: u16) -> Vec<(String, u16, bool)> {
         let endpoints = service.endpoints.iter();
         let served = endpoints.filter_map(|endpoint| {
-            let address = loaded.mesh.workloads[&endpoint.workload].addresses[0];
+            let address = loaded.mesh.workloads.get(&endpoint.workload).unwrap().addresses[0];
             Some((address.to_string(), *endpoint.ports.get(&port)?, endpoint.ready))
         });
         served.collect()
@@ -293,11 +293,11 @@ mod tests {
         endpoints.sort();
         let want = [("10.244.0.1".to_owned(), 7070, true), ("10.244.9.9".to_owned(), 7070, false)];
         assert_eq!(endpoints, want);
-        let named = loaded.mesh.workloads.values().find(|w| w.name == "web-1").unwrap();
+        let named = loaded.mesh.workloads.values().find(|w| &*w.name == "web-1").unwrap();
         assert!(got.endpoints.iter().any(|endpoint| endpoint.workload == named.uid));
-        let unnamed = loaded.mesh.workloads.values().find(|w| w.name == "10.244.9.9").unwrap();
+        let unnamed = loaded.mesh.workloads.values().find(|w| &*w.name == "10.244.9.9").unwrap();
         assert_eq!((unnamed.identity.clone(), unnamed.tunnel), (None, TunnelKind::Plain));
-        assert_eq!(unnamed.locality.zone, "z1");
+        assert_eq!(&*unnamed.locality.zone, "z1");
         let warnings = findings(&loaded, Severity::Warning);
         assert!(warnings[0].contains("spec.ports: no endpoint serves port 81"), "{warnings:?}");
     }
@@ -310,11 +310,11 @@ mod tests {
         let ambient = load(&all(&[SERVICE, POD, namespace, node]));
         let workload = |loaded: &Loaded| loaded.mesh.workloads.values().next().unwrap().as_ref().clone();
         assert_eq!(
-            (workload(&plain).tunnel, workload(&plain).locality.zone.as_str()),
+            (workload(&plain).tunnel, workload(&plain).locality.zone.as_ref()),
             (TunnelKind::Plain, "")
         );
         assert_eq!(
-            (workload(&ambient).tunnel, workload(&ambient).locality.zone.as_str()),
+            (workload(&ambient).tunnel, workload(&ambient).locality.zone.as_ref()),
             (TunnelKind::Hbone, "z1")
         );
     }

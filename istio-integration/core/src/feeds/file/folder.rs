@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waypoint_model::{Map, MeshConfig, PolicyKey};
+use waypoint_model::{Map, MeshConfig, PolicyKey, Workload, Workloads};
 
 use super::document::{Document, Kind, Origin, ResourceKey};
 use super::finding::{Finding, Severity};
@@ -323,10 +323,15 @@ impl<'a> Merge<'a> {
 /// The new mesh with the old `Arc`s where nothing changed, so that building on it costs what changed.
 fn reuse(mut new: MeshConfig, old: &MeshConfig) -> MeshConfig {
     reuse_entries(&mut new.services, &old.services);
-    reuse_entries(&mut new.workloads, &old.workloads);
+    new.workloads = reuse_workloads(new.workloads, &old.workloads);
     reuse_entries(&mut new.policies, &old.policies);
     reuse_entries(&mut new.routes, &old.routes);
     new
+}
+
+fn reuse_workloads(new: Workloads, old: &Workloads) -> Workloads {
+    let same = |entry: &Arc<Workload>| old.get(&entry.uid).filter(|before| *before == entry).cloned();
+    new.values().map(|entry| (entry.uid.clone(), same(entry).unwrap_or_else(|| Arc::clone(entry)))).collect()
 }
 
 fn reuse_entries<K: Ord, V: PartialEq>(new: &mut Map<K, Arc<V>>, old: &Map<K, Arc<V>>) {

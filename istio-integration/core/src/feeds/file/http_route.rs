@@ -339,9 +339,17 @@ mod tests {
         assert_eq!(rule.name, "a.r.0");
         let first = RouteMatch {
             path: Some(PathMatch::Exact("/a".to_owned())),
+            ignore_path_case: false,
             method: Some("GET".to_owned()),
-            headers: vec![HeaderMatch { name: "x-a".to_owned(), value: "b".to_owned() }],
-            query: vec![QueryMatch { name: "q".to_owned(), value: "v".to_owned() }],
+            headers: vec![HeaderMatch {
+                name: "x-a".to_owned(),
+                value: waypoint_model::StringMatch::Exact("b".to_owned()),
+                inverted: false,
+            }],
+            query: vec![QueryMatch {
+                name: "q".to_owned(),
+                value: waypoint_model::StringMatch::Exact("v".to_owned()),
+            }],
         };
         let second = RouteMatch { path: Some(PathMatch::Prefix("/p".to_owned())), ..RouteMatch::default() };
         assert_eq!(rule.matches, [first, second]);

@@ -1,7 +1,7 @@
 //! Matches of an HTTPRoute.
 
 use serde::Deserialize;
-use waypoint_model::{HeaderMatch, PathMatch, QueryMatch, RouteMatch};
+use waypoint_model::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 
 use super::finding::Remarks;
 
@@ -42,9 +42,16 @@ pub(super) fn translate(written: &WrittenMatch, path: &str, remarks: &mut Remark
     let query = named(&written.query_params, &format!("{path}.queryParams"), str::to_owned, remarks);
     RouteMatch {
         path: written.path.as_ref().and_then(|written| path_match(written, &format!("{path}.path"), remarks)),
+        ignore_path_case: false,
         method: written.method.clone(),
-        headers: headers.into_iter().map(|(name, value)| HeaderMatch { name, value }).collect(),
-        query: query.into_iter().map(|(name, value)| QueryMatch { name, value }).collect(),
+        headers: headers
+            .into_iter()
+            .map(|(name, value)| HeaderMatch { name, value: StringMatch::Exact(value), inverted: false })
+            .collect(),
+        query: query
+            .into_iter()
+            .map(|(name, value)| QueryMatch { name, value: StringMatch::Exact(value) })
+            .collect(),
     }
 }
 

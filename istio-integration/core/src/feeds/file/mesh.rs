@@ -55,6 +55,7 @@ pub(super) fn join(
             endpoints: directory.endpoints(key, origin, doc, &mut findings),
             policies: attached.of(key),
             routes: routed.of(key),
+            jwt: Vec::new(),
         };
         findings.extend(
             joined.add(service).into_iter().map(|message| key.finding(origin, Severity::Error, "", message)),
@@ -62,9 +63,10 @@ pub(super) fn join(
     }
     let mesh = MeshConfig {
         services: joined.services,
-        workloads: directory.into_workloads(),
+        workloads: directory.into_workloads().into_iter().collect(),
         policies: attached.policies,
         routes: routed.routes,
+        clusters: Map::new(),
         path_normalization: options.path_normalization,
     };
     (mesh, findings)

@@ -19,7 +19,7 @@ pub(super) fn translate(document: &Document) -> NodeDoc {
 
 /// Locality from the well-known topology labels, which newer API servers copy to pods too.
 pub(super) fn labelled_locality(labels: &BTreeMap<String, String>) -> Locality {
-    let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
+    let label = |key: &str| labels.get(key).map(|value| value.as_str().into()).unwrap_or_default();
     Locality {
         region: label("topology.kubernetes.io/region"),
         zone: label("topology.kubernetes.io/zone"),

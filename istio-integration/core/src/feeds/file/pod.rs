@@ -317,7 +317,7 @@ mod tests {
         for (meta, name, canonical, revision) in rows {
             let got = pod(&meta, "").workload;
             let got =
-                (got.workload_name.as_str(), got.canonical_name.as_str(), got.canonical_revision.as_str());
+                (got.workload_name.as_ref(), got.canonical_name.as_ref(), got.canonical_revision.as_ref());
             assert_eq!(got, (name, canonical, revision), "{meta}");
         }
     }

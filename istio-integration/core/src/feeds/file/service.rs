@@ -179,7 +179,7 @@ fn service_port(port: &Port, path: &str, remarks: &mut Remarks) -> Option<PortDo
         }
         Selected::Carries(protocol) => {
             let target = target_port(port, path, remarks)?;
-            Some(PortDoc { port: ServicePort { name: port.name.clone(), protocol }, target })
+            Some(PortDoc { port: ServicePort::new(port.name.clone(), protocol), target })
         }
     }
 }

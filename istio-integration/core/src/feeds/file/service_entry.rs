@@ -152,7 +152,7 @@ fn ports(written: &[Port], remarks: &mut Remarks) -> Map<u16, PortDoc> {
             remarks.warning(format!("{path}.protocol"), message);
         }
         let target = TargetPort::Number(port.target_port.unwrap_or(port.number));
-        let doc = PortDoc { port: ServicePort { name: Some(port.name.clone()), protocol }, target };
+        let doc = PortDoc { port: ServicePort::new(Some(port.name.clone()), protocol), target };
         if ports.insert(port.number, doc).is_some() {
             remarks.error(format!("{path}.number"), format!("{} is there twice", port.number));
         }

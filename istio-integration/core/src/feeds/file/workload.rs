@@ -94,24 +94,25 @@ pub(super) fn workload(
     options: &Options,
     remarks: &mut Remarks,
 ) -> Workload {
-    let first = |keys: &[&str]| keys.iter().find_map(|key| labels.get(*key)).cloned();
+    let first =
+        |keys: &[&str]| keys.iter().find_map(|key| labels.get(*key)).map(|value| value.as_str().into());
     let canonical_name = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
     let canonical_revision =
         first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
     Workload {
         uid: uid(naming.kind, naming.namespace, naming.name, options),
-        name: naming.name.to_owned(),
-        namespace: naming.namespace.to_owned(),
+        name: naming.name.into(),
+        namespace: naming.namespace.into(),
         addresses,
         identity: identity(naming, options, remarks),
         tunnel: TunnelKind::Plain,
         locality: locality(labels),
-        workload_name: naming.workload_name.to_owned(),
-        canonical_name: canonical_name.unwrap_or_else(|| naming.workload_name.to_owned()),
-        canonical_revision: canonical_revision.unwrap_or_else(|| "latest".to_owned()),
-        app: labels.get("app").cloned(),
-        version: labels.get("version").cloned(),
-        cluster: options.cluster.clone(),
+        workload_name: naming.workload_name.into(),
+        canonical_name: canonical_name.unwrap_or_else(|| naming.workload_name.into()),
+        canonical_revision: canonical_revision.unwrap_or_else(|| "latest".into()),
+        app: labels.get("app").map(|value| value.as_str().into()),
+        version: labels.get("version").map(|value| value.as_str().into()),
+        cluster: options.cluster.as_str().into(),
     }
 }
 
@@ -139,7 +140,7 @@ fn locality(labels: &BTreeMap<String, String>) -> Locality {
 
 /// `region/zone/subzone`.
 pub(super) fn parse_locality(text: &str) -> Locality {
-    let mut parts = text.splitn(3, '/').map(str::to_owned);
+    let mut parts = text.splitn(3, '/').map(std::sync::Arc::from);
     let mut part = || parts.next().unwrap_or_default();
     Locality { region: part(), zone: part(), subzone: part() }
 }

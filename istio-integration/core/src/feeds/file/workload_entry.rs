@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(remarks, Remarks::default());
         assert_eq!(got.workload.uid.to_string(), "Kubernetes/networking.istio.io/WorkloadEntry/a/vm");
         assert_eq!(got.workload.identity.unwrap().principal(), "cluster.local/ns/a/sa/vm");
-        assert_eq!((got.workload.locality.zone.as_str(), got.capture), ("z", Capture::Yes));
+        assert_eq!((got.workload.locality.zone.as_ref(), got.capture), ("z", Capture::Yes));
         assert_eq!((got.workload.app.as_deref(), got.workload.version.as_deref()), (Some("x"), Some("v1")));
         assert_eq!(got.port_map, BTreeMap::from([("http".to_owned(), 8080)]));
     }

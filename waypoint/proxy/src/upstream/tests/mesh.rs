@@ -76,18 +76,18 @@ pub(super) fn tunnelled(name: &'static str, address: SocketAddr, identity: &'sta
 fn workload(at: &At) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(at.name.into()),
-        name: at.name.to_owned(),
-        namespace: "s".to_owned(),
+        name: at.name.into(),
+        namespace: "s".into(),
         addresses: vec![at.address.ip()],
         identity: at.identity.map(|id| SpiffeId::parse(id).unwrap()),
         tunnel: at.tunnel,
         locality: Locality::default(),
-        workload_name: at.name.to_owned(),
-        canonical_name: at.name.to_owned(),
-        canonical_revision: "latest".to_owned(),
+        workload_name: at.name.into(),
+        canonical_name: at.name.into(),
+        canonical_revision: "latest".into(),
         app: None,
         version: None,
-        cluster: "c".to_owned(),
+        cluster: "c".into(),
     })
 }
 

@@ -1,0 +1,28 @@
+//! What is particular to one port of a service.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{ClusterKey, JwtRule, PathNormalization, PolicyKey, RouteKey, TelemetrySettings};
+
+/// What holds on one port beside what its service says. istiod compiles one filter chain for each port; a feed of
+/// manifests leaves it empty.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Chain {
+    /// Policies of this port, beside [`crate::Service::policies`].
+    pub policies: Vec<PolicyKey>,
+    /// Routes of this port, tried after [`crate::Service::routes`].
+    pub routes: Vec<RouteKey>,
+    /// Tokens that are accepted on this port, beside [`crate::Service::jwt`].
+    pub jwt: Vec<Arc<JwtRule>>,
+    /// Where requests go that no route takes; `None`: to the service's own endpoints.
+    pub cluster: Option<ClusterKey>,
+    /// Path normalization of this port; `None`: the mesh's.
+    pub path_normalization: Option<PathNormalization>,
+    /// What is told of its traffic; `None`: the settings of the process.
+    pub telemetry: Option<Arc<TelemetrySettings>>,
+    /// Why nothing is served on this port, e.g. a filter that is not known: every request is answered with 503, every
+    /// opaque stream is refused (fail closed).
+    pub unusable: Option<String>,
+}
