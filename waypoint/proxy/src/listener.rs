@@ -142,7 +142,9 @@ impl Proxy {
             self.shared.telemetry.limit_hit("connections");
         }
         let slot = Arc::clone(&self.connections).acquire_owned().await.ok();
-        (slot, listener.accept().await)
+        let accepted = listener.accept().await;
+        // On a socket for both families an IPv4 peer shows as IPv6; rules and workloads know it as IPv4.
+        (slot, accepted.map(|(tcp, from)| (tcp, SocketAddr::new(from.ip().to_canonical(), from.port()))))
     }
 
     async fn connection(

@@ -13,14 +13,14 @@ use waypoint_proxy::telemetry::LogFormat;
 
 use crate::cli::{RunArgs, Switch};
 use crate::identity::Source;
-use crate::mesh::MeshSource;
+use crate::mesh::{Mesh, MeshSource};
 use crate::settings;
 
 /// Everything that a waypoint needs to start.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// Where the manifests are and how they are read.
-    pub mesh: MeshSource,
+    /// What tells us what the mesh looks like.
+    pub mesh: Mesh,
     /// Where our certificate comes from.
     pub identity: Source,
     /// Revocation lists.
@@ -46,6 +46,8 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// Metrics.
     pub metrics: SocketAddr,
+    /// Metrics again, where scrapers of Envoy look for them.
+    pub envoy_metrics: Option<SocketAddr>,
     /// Readiness.
     pub ready: SocketAddr,
 }
@@ -74,7 +76,7 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
         args.session_keys.iter().filter_map(|path| taken(session_key(path), &mut faults)).collect();
     match (identity, limits) {
         (Some(identity), Some(limits)) if faults.is_empty() => Ok(Launch {
-            mesh: MeshSource::from(&args.mesh),
+            mesh: Mesh::Manifests(MeshSource::from(&args.mesh)),
             identity,
             crl: args.identity.crl.clone(),
             addresses,
@@ -92,7 +94,7 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
     }
 }
 
-fn taken<T, E: ToString>(result: Result<T, E>, faults: &mut Vec<String>) -> Option<T> {
+pub(crate) fn taken<T, E: ToString>(result: Result<T, E>, faults: &mut Vec<String>) -> Option<T> {
     result.map_err(|error| faults.push(error.to_string())).ok()
 }
 
@@ -111,12 +113,13 @@ fn addresses(args: &RunArgs, faults: &mut Vec<String>) -> Addresses {
         proxy_protocol: args.proxy_protocol_address,
         admin: args.admin_address,
         metrics: args.metrics_address,
+        envoy_metrics: None,
         ready: args.ready_address,
     }
 }
 
 /// Exactly 32 bytes, or their base64. Errors never show what is in the file.
-fn session_key(path: &Path) -> Result<[u8; 32], String> {
+pub(crate) fn session_key(path: &Path) -> Result<[u8; 32], String> {
     let named = |what: String| format!("--session-key {}: {what}", path.display());
     let bytes = fs::read(path).map_err(|error| named(error.to_string()))?;
     let raw = <[u8; 32]>::try_from(bytes.as_slice()).ok();
@@ -155,8 +158,9 @@ mod tests {
         assert_eq!(launch.addresses.proxy_protocol, None);
         assert_eq!(launch.access_log, LogFormat::Json);
         assert!(launch.settings.observe && !launch.settings.xfcc && launch.settings.session_keys.is_empty());
-        assert_eq!(launch.mesh.options.trust_domain, "cluster.local");
-        assert_eq!(launch.mesh.options.cluster, "Kubernetes");
+        let Mesh::Manifests(source) = launch.mesh else { panic!("manifests") };
+        assert_eq!(source.options.trust_domain, "cluster.local");
+        assert_eq!(source.options.cluster, "Kubernetes");
     }
 
     #[test]

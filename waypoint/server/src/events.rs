@@ -12,7 +12,7 @@ use serde::Serialize;
 pub enum Event {
     /// A listener is bound.
     Listening {
-        /// `hbone`, `proxy_protocol`, `admin`, `metrics` or `ready`.
+        /// `hbone`, `proxy_protocol`, `admin`, `metrics`, `envoy_metrics` or `ready`.
         what: &'static str,
         /// Where; with the port that was given for port 0.
         address: SocketAddr,

@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 
 use certs::{FilePaths, FileSource, Revocations, SvidError, SvidSource, WorkloadApiSource};
 
+use istio_integration::bootstrap::Bootstrap;
+
 use crate::cli::SourceArgs;
 
 /// Where our certificate comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// Three files in PEM.
     Files(FilePaths),
     /// The SPIFFE Workload API.
     WorkloadApi(String),
+    /// istiod's certificate authority.
+    Istiod(Box<Bootstrap>),
 }
 
 /// Why there is no identity.
@@ -31,6 +35,9 @@ pub enum IdentityError {
         /// What to do.
         fix: &'static str,
     },
+    /// Not built yet.
+    #[error("certificates from istiod are not built yet")]
+    IstiodNotBuilt,
     /// The Workload API cannot be used.
     #[error("--workload-api {0}")]
     WorkloadApi(SvidError),
@@ -68,6 +75,7 @@ pub fn open(source: &Source) -> Result<Box<dyn SvidSource>, IdentityError> {
             let opened = WorkloadApiSource::connect(endpoint).map_err(IdentityError::WorkloadApi)?;
             Ok(Box::new(opened))
         }
+        Source::Istiod(_) => Err(IdentityError::IstiodNotBuilt),
     }
 }
 

@@ -6,6 +6,16 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogForm {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// Why a filter is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -33,10 +43,15 @@ impl LogControl {
     ///
     /// # Errors
     /// [`LogError::BadFilter`]; [`LogError::NotOurs`] the second time.
-    pub fn start(filter: &str) -> Result<Self, LogError> {
+    pub fn start(filter: &str, form: LogForm) -> Result<Self, LogError> {
         let (layer, handle) = reload::Layer::new(parse(filter)?);
-        let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-        tracing_subscriber::registry().with(layer).with(lines).try_init().map_err(|_| LogError::NotOurs)?;
+        let lines = fmt::layer().with_writer(std::io::stderr);
+        let registry = tracing_subscriber::registry().with(layer);
+        match form {
+            LogForm::Text => registry.with(lines.with_ansi(std::io::stderr().is_terminal())).try_init(),
+            LogForm::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+        }
+        .map_err(|_| LogError::NotOurs)?;
         Ok(Self(Some(handle)))
     }
 
@@ -60,6 +75,14 @@ impl LogControl {
         let filter = parse(filter)?;
         self.0.as_ref().ok_or(LogError::NotOurs)?.reload(filter).map_err(|_| LogError::NotOurs)
     }
+}
+
+/// Is this a filter?
+///
+/// # Errors
+/// [`LogError::BadFilter`].
+pub fn check(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(|_| ())
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use waypoint::cli::{Cli, Command};
-use waypoint::{check, demo, matrix, run, settings, tunnel};
+use waypoint::{check, demo, matrix, proxy, run, settings, tunnel};
 
 /// What a command that could not start or go on exits with; `check` and clap use the same for bad input.
 const FAILED: u8 = 2;
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::command(&args).map_err(anyhow::Error::from),
         Command::Matrix(args) => matrix::command(&args).map_err(anyhow::Error::from),
         Command::Tunnel(args) => tunnel::command(args).map_err(anyhow::Error::from),
+        Command::Proxy(args) => proxy::command(&args).map_err(anyhow::Error::from),
         Command::Schema => settings::print_schema().map_err(anyhow::Error::from),
     };
     outcome.unwrap_or_else(|error| {

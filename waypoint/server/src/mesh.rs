@@ -3,9 +3,30 @@
 use std::path::PathBuf;
 
 use agent_protocols::FactKey;
+use istio_integration::bootstrap::Bootstrap;
 use istio_integration::feeds::file::Options;
 
 use crate::cli::MeshArgs;
+
+/// What tells us what the mesh looks like.
+#[derive(Clone, Debug)]
+pub enum Mesh {
+    /// A folder of manifests.
+    Manifests(MeshSource),
+    /// Istio's control plane, and all that its Deployment told us.
+    Istiod(Box<Bootstrap>),
+}
+
+impl Mesh {
+    /// Other names of our trust domain that are known from the start. istiod's are part of its configuration.
+    #[must_use]
+    pub fn trust_domain_aliases(&self) -> &[String] {
+        match self {
+            Self::Manifests(source) => &source.options.trust_domain_aliases,
+            Self::Istiod(_) => &[],
+        }
+    }
+}
 
 /// A folder of manifests and what they don't say themselves.
 #[derive(Clone, Debug)]

@@ -1,15 +1,16 @@
 //! `portcullis run`: the wiring of [`wire`] with the process' own streams and signals.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::RunArgs;
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, Launch};
 use crate::events::Events;
-use crate::logging::{LogControl, LogError};
+use crate::logging::{LogControl, LogError, LogForm};
 use crate::runtime;
 use crate::shutdown::{self, Stop};
 use crate::wire::{self, Hooks, StartError};
@@ -37,8 +38,15 @@ pub enum RunError {
 /// [`RunError`]; each text names the flag or file, and what to do.
 pub fn command(args: RunArgs) -> Result<ExitCode, RunError> {
     let launch = config::launch(&args)?;
-    let log = LogControl::start(&args.log)?;
-    let workers = runtime::workers()?;
+    serve(launch, LogControl::start(&args.log, LogForm::Text)?, None)
+}
+
+/// Serves with the process' own streams and signals, on so many workers (`None`: one a CPU), until it is told to stop.
+///
+/// # Errors
+/// [`RunError::System`] and [`RunError::Start`].
+pub fn serve(launch: Launch, log: LogControl, workers: Option<NonZeroUsize>) -> Result<ExitCode, RunError> {
+    let workers = runtime::workers(workers)?;
     let control = runtime::control()?;
     let served = control.block_on(async {
         let (ask, stops) = shutdown::stops();

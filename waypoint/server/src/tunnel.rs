@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::TunnelArgs;
 use crate::identity::{self, IdentityError, Source};
-use crate::logging::{LogControl, LogError};
+use crate::logging::{LogControl, LogError, LogForm};
 use crate::runtime;
 
 /// Time for TCP and TLS to the waypoint.
@@ -89,8 +89,8 @@ pub enum ConnectError {
 /// # Errors
 /// [`TunnelError`], before anything is carried. A stream that fails later is only logged.
 pub fn command(args: TunnelArgs) -> Result<ExitCode, TunnelError> {
-    LogControl::start("info")?;
-    let workers = runtime::workers()?;
+    LogControl::start("info", LogForm::Text)?;
+    let workers = runtime::workers(None)?;
     workers.block_on(run(args)).map(|()| ExitCode::SUCCESS)
 }
 

@@ -25,7 +25,9 @@ use crate::events::{Event, Events};
 use crate::feed::{Applier, Feed};
 use crate::identity::{self, IdentityError};
 use crate::logging::LogControl;
+use crate::mesh::Mesh;
 use crate::shutdown::{self, Cut, Stop};
+use crate::sockets;
 
 /// How long the last log lines are waited for.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -75,6 +77,9 @@ pub enum StartError {
     /// A listener of the data plane failed.
     #[error(transparent)]
     Listener(#[from] ListenerError),
+    /// The feed of istiod.
+    #[error("configuration from istiod is not built yet; `portcullis run` serves a folder of manifests")]
+    IstiodNotBuilt,
     /// A task ended that must not: a fault of ours.
     #[error("a part of the waypoint ended by itself: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -93,6 +98,7 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let Hooks { log_sink, events, log, ask, mut stops } = hooks;
     let limits = launch.settings.limits.clone();
     let telemetry = Telemetry::new(launch.access_log, log_sink, &limits);
+    let Mesh::Manifests(manifests) = &launch.mesh else { return Err(StartError::IstiodNotBuilt) };
     let source = identity::open(&launch.identity)?;
     let tls = mesh_tls(&launch, &*source)?;
     let core = Core::build(&launch, tls, telemetry, workers);
@@ -100,7 +106,7 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let mut background = Background::default();
     let mut applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
     let status = applier.status();
-    let (feed, first) = Feed::open(&launch.mesh)?;
+    let (feed, first) = Feed::open(manifests)?;
     applier.apply(first);
     background.spawn("the feed of manifests", feed.follow(applier));
     let report = report_certificate(core.tls.clone(), core.telemetry.clone());
@@ -125,7 +131,7 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
         log,
         stop: ask,
     });
-    let listeners = Listeners::bind(&launch.addresses, &events, workers).await?;
+    let listeners = Listeners::bind(&launch.addresses, &events, workers)?;
     let traffic = listeners.serve(&core.proxy, &drain, &admin, workers, &mut background);
     bound.send_replace(true);
     background.spawn("the report of readiness", tell_ready(readiness, events.clone()));
@@ -160,7 +166,7 @@ impl Core {
 }
 
 fn mesh_tls(launch: &Launch, source: &dyn SvidSource) -> Result<MeshTls, IdentityError> {
-    let aliases = launch.mesh.options.trust_domain_aliases.clone();
+    let aliases = launch.mesh.trust_domain_aliases().to_vec();
     let revocations = identity::revocations(launch.crl.as_deref())?;
     Ok(MeshTls::new(source, TrustDomains { aliases }, revocations))
 }
@@ -171,18 +177,20 @@ struct Listeners {
     proxy_protocol: Option<TcpListener>,
     admin: TcpListener,
     metrics: TcpListener,
+    envoy_metrics: Option<TcpListener>,
     ready: TcpListener,
 }
 
 impl Listeners {
-    async fn bind(addresses: &Addresses, events: &Events, workers: &Handle) -> Result<Self, StartError> {
-        let bind = async |flag, what, address| {
+    fn bind(addresses: &Addresses, events: &Events, workers: &Handle) -> Result<Self, StartError> {
+        let bind = |flag, what, address| {
             // A socket belongs to the runtime on which it was made: traffic and readiness to the workers.
             let traffic = matches!(what, "hbone" | "proxy_protocol" | "ready");
             let listener = if traffic {
-                workers.spawn(TcpListener::bind(address)).await?
+                let _traffic = workers.enter();
+                sockets::listen(address)
             } else {
-                TcpListener::bind(address).await
+                sockets::listen(address)
             };
             let listener = listener.map_err(|source| StartError::Bind { flag, address, source })?;
             let address = listener.local_addr().unwrap_or(address);
@@ -190,14 +198,19 @@ impl Listeners {
             Ok::<_, StartError>(listener)
         };
         Ok(Self {
-            hbone: bind("--hbone-address", "hbone", addresses.hbone).await?,
+            // First: a kubelet that finds nobody there starts us again.
+            ready: bind("--ready-address", "ready", addresses.ready)?,
+            hbone: bind("--hbone-address", "hbone", addresses.hbone)?,
             proxy_protocol: match addresses.proxy_protocol {
-                Some(address) => Some(bind("--proxy-protocol-address", "proxy_protocol", address).await?),
+                Some(address) => Some(bind("--proxy-protocol-address", "proxy_protocol", address)?),
                 None => None,
             },
-            admin: bind("--admin-address", "admin", addresses.admin).await?,
-            metrics: bind("--metrics-address", "metrics", addresses.metrics).await?,
-            ready: bind("--ready-address", "ready", addresses.ready).await?,
+            admin: bind("--admin-address", "admin", addresses.admin)?,
+            metrics: bind("--metrics-address", "metrics", addresses.metrics)?,
+            envoy_metrics: match addresses.envoy_metrics {
+                Some(address) => Some(bind("Envoy's metrics port", "envoy_metrics", address)?),
+                None => None,
+            },
         })
     }
 
@@ -222,6 +235,9 @@ impl Listeners {
         let port = |listener, surface| admin::serve(listener, surface, Arc::clone(admin));
         background.spawn("the admin port", port(self.admin, Surface::Admin));
         background.spawn("the metrics port", port(self.metrics, Surface::Metrics));
+        if let Some(listener) = self.envoy_metrics {
+            background.spawn("the port of Envoy's metrics", port(listener, Surface::EnvoyMetrics));
+        }
         // Among the traffic, so that it tests the path it speaks for.
         background.spawn_on("the readiness port", port(self.ready, Surface::Ready), workers);
         traffic

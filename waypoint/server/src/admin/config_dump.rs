@@ -10,6 +10,7 @@ use waypoint_proxy::drain::Phase;
 use super::Admin;
 use crate::config::Launch;
 use crate::identity::Source;
+use crate::mesh::Mesh;
 
 /// The whole dump.
 pub(super) fn dump(admin: &Admin) -> Value {
@@ -59,15 +60,12 @@ fn settings(launch: &Launch) -> Value {
             json!({"cert_chain": paths.chain, "key": paths.key, "trust_bundle": paths.bundle})
         }
         Source::WorkloadApi(endpoint) => json!({"workload_api": endpoint}),
+        Source::Istiod(bootstrap) => {
+            json!({"istiod": bootstrap.ca.authority(), "ttl": bootstrap.ttl.as_secs()})
+        }
     };
-    let options = &launch.mesh.options;
-    json!({
-        "manifests": launch.mesh.folder,
-        "gateway": options.gateway.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
-        "trust_domain": options.trust_domain,
-        "trust_domain_aliases": options.trust_domain_aliases,
-        "domain": options.domain,
-        "cluster": options.cluster,
+    let mut told = mesh(&launch.mesh);
+    let ours = json!({
         "locality": launch.locality,
         "identity": source,
         "crl": launch.crl,
@@ -77,5 +75,37 @@ fn settings(launch: &Launch) -> Value {
         "session_keys": settings.session_keys.len(),
         "access_log": format!("{:?}", launch.access_log),
         "limits": settings.limits,
-    })
+    });
+    if let (Value::Object(told), Value::Object(ours)) = (&mut told, ours) {
+        told.extend(ours);
+    }
+    told
+}
+
+fn mesh(mesh: &Mesh) -> Value {
+    match mesh {
+        Mesh::Manifests(source) => {
+            let options = &source.options;
+            json!({
+                "manifests": source.folder,
+                "gateway": options.gateway.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
+                "trust_domain": options.trust_domain,
+                "trust_domain_aliases": options.trust_domain_aliases,
+                "domain": options.domain,
+                "cluster": options.cluster,
+            })
+        }
+        Mesh::Istiod(bootstrap) => json!({
+            "istiod": bootstrap.xds.authority(),
+            "node": {
+                "id": bootstrap.node.id,
+                "cluster": bootstrap.node.cluster,
+                "metadata": bootstrap.node.metadata,
+            },
+            "trust_domain": bootstrap.identity.trust_domain(),
+            "domain": bootstrap.domain,
+            "cluster": bootstrap.cluster,
+            "network": bootstrap.network,
+        }),
+    }
 }

@@ -1,5 +1,6 @@
 //! What the admin ports answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,6 +48,8 @@ pub enum Surface {
     Admin,
     /// 15020.
     Metrics,
+    /// 15090.
+    EnvoyMetrics,
     /// 15021.
     Ready,
 }
@@ -60,31 +63,33 @@ const BOTH: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 
 const READY: Page = ("/healthz/ready", GET, ready);
 const STATS: Page = ("/stats/prometheus", GET, stats);
+const PLAIN_STATS: Page = ("/metrics", GET, stats);
+const QUIT: Page = ("/quitquitquit", POST, quit);
 
 impl Surface {
     fn pages(self) -> &'static [Page] {
         match self {
             Self::Ready => &[READY],
-            Self::Metrics => &[STATS, READY],
-            Self::Admin => &[
-                ("/config_dump", GET, dump),
-                ("/logging", BOTH, logging),
-                STATS,
-                READY,
-                ("/quitquitquit", POST, quit),
-            ],
+            Self::Metrics => &[STATS, PLAIN_STATS, READY, QUIT],
+            Self::EnvoyMetrics => &[STATS, PLAIN_STATS],
+            Self::Admin => &[("/config_dump", GET, dump), ("/logging", BOTH, logging), STATS, READY, QUIT],
         }
     }
 }
 
 impl Admin {
     /// Answers one request; its body is not read.
-    pub fn answer<B>(&self, surface: Surface, request: &Request<B>) -> Reply {
-        if surface == Surface::Admin && !is_local(request.headers()) {
+    pub fn answer<B>(&self, surface: Surface, from: IpAddr, request: &Request<B>) -> Reply {
+        // Where all may read, only this pod may stop us.
+        let commands = surface == Surface::Admin || request.uri().path() == QUIT.0;
+        if commands && !from.to_canonical().is_loopback() {
+            return text(StatusCode::FORBIDDEN, "this is answered to loopback only\n");
+        }
+        if commands && !is_local(request.headers()) {
             let why = "the admin port answers to localhost and loopback addresses only\n";
             return text(StatusCode::FORBIDDEN, why);
         }
-        if surface == Surface::Admin && is_from_a_page(request.headers()) {
+        if commands && is_from_a_page(request.headers()) {
             return text(StatusCode::FORBIDDEN, "the admin port does not answer to other sites' pages\n");
         }
         let page = surface.pages().iter().find(|(path, ..)| *path == request.uri().path());
@@ -236,7 +241,7 @@ mod tests {
         let reply = not_found(Surface::Metrics);
         assert_eq!(reply.status(), 404);
         let pages: Vec<&str> = Surface::Metrics.pages().iter().map(|(path, ..)| *path).collect();
-        assert_eq!(pages, ["/stats/prometheus", "/healthz/ready"]);
+        assert_eq!(pages, ["/stats/prometheus", "/metrics", "/healthz/ready", "/quitquitquit"]);
         assert_eq!(not_allowed(POST).headers()[ALLOW], "POST");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,11 +27,11 @@ pub async fn serve(listener: TcpListener, surface: Surface, admin: Arc<Admin>) {
     let mut oldest_first = VecDeque::new();
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, from)) => {
                 // Finished connections are taken out first, so that the set stays small.
                 while connections.try_join_next().is_some() {}
                 make_room(&mut oldest_first);
-                let connection = connection(socket, surface, Arc::clone(&admin));
+                let connection = connection(socket, from.ip(), surface, Arc::clone(&admin));
                 oldest_first.push_back(connections.spawn(connection));
             }
             Err(error) => {
@@ -50,9 +51,9 @@ fn make_room(oldest_first: &mut VecDeque<AbortHandle>) {
     }
 }
 
-async fn connection(socket: TcpStream, surface: Surface, admin: Arc<Admin>) {
+async fn connection(socket: TcpStream, from: IpAddr, surface: Surface, admin: Arc<Admin>) {
     let answer = service_fn(move |request| {
-        let reply = admin.answer(surface, &request);
+        let reply = admin.answer(surface, from, &request);
         async move { Ok::<_, Infallible>(reply) }
     });
     let served = hyper::server::conn::http1::Builder::new()

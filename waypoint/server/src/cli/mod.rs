@@ -4,6 +4,7 @@ mod ask;
 mod demo;
 mod identity;
 mod mesh;
+mod proxy;
 mod run;
 mod tunnel;
 
@@ -13,6 +14,7 @@ pub use ask::{CheckArgs, MatrixArgs, Output, SpiffeArg};
 pub use demo::DemoArgs;
 pub use identity::{IdentityArgs, SourceArgs};
 pub use mesh::MeshArgs;
+pub use proxy::{ProxyArgs, ProxyKind, WaypointArgs};
 pub use run::{DenyModeArg, LogFormatArg, RunArgs, Switch};
 pub use tunnel::TunnelArgs;
 
@@ -45,6 +47,7 @@ Start here:
   portcullis matrix --manifests DIR --to github.tools  who may call what, as a table
   portcullis run    --manifests DIR --cert-chain chain.pem --key key.pem --trust-bundle roots.pem
                                                        serve a folder of manifests
+  portcullis proxy waypoint                            in a mesh: istiod starts it so by itself
 
 Exit codes: 0 done or allowed, 1 denied (check) or an expectation failed (demo), 2 bad input or a start that failed.";
 
@@ -63,7 +66,8 @@ pub enum Command {
     Tunnel(TunnelArgs),
     /// Print the JSON Schema of the settings file.
     Schema,
-    // `proxy waypoint …`, istiod's own command line, comes with the Istio control plane as a configuration source.
+    /// What istiod runs in a waypoint's pod: `proxy waypoint`, with Istio's own flags and environment.
+    Proxy(ProxyArgs),
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::cli::{Cli, Command, DemoArgs, RunArgs};
 use crate::config;
-use crate::logging::LogControl;
+use crate::logging::{LogControl, LogForm};
 use crate::runtime;
 use crate::shutdown::{self, Cut, Stop};
 use crate::wire::{self, Hooks, StartError};
@@ -53,7 +53,7 @@ use stage::Stage;
 /// If the world around the waypoint, or the waypoint itself, cannot be started.
 pub fn command(args: DemoArgs) -> Result<ExitCode> {
     // Threads of their own for the agents and servers, so that the waypoint has the runtimes that it has in `run`.
-    let actors = runtime::workers()?;
+    let actors = runtime::workers(None)?;
     let stage = Arc::new(actors.block_on(Stage::set())?);
     let (mut report, cut) = with_waypoint(&actors, &stage, &args)?;
     let Cut { connections, streams } = cut;
@@ -71,7 +71,7 @@ fn with_waypoint(actors: &Runtime, stage: &Arc<Stage>, args: &DemoArgs) -> Resul
     let run = run_args(&stage.run_flags())?;
     let launch = config::launch(&run)?;
     let log = log_control(&run)?;
-    let workers = runtime::workers()?;
+    let workers = runtime::workers(None)?;
     let control = runtime::control()?;
     let journal = Journal::default();
     let (ask, stops) = shutdown::stops();
@@ -113,7 +113,7 @@ fn log_control(run: &RunArgs) -> Result<LogControl> {
     if std::env::var_os("PORTCULLIS_LOG").is_none() {
         return Ok(LogControl::foreign());
     }
-    Ok(LogControl::start(&run.log)?)
+    Ok(LogControl::start(&run.log, LogForm::Text)?)
 }
 
 /// Waits for the waypoint and plays all scenes.
@@ -165,12 +165,14 @@ mod tests {
     use istio_integration::feeds::file::load;
 
     use super::*;
+    use crate::mesh::Mesh;
 
     #[tokio::test]
     async fn the_waypoint_is_started_by_flags_that_anybody_could_type() {
         let stage = Stage::set().await.unwrap();
         let launch = config::launch(&run_args(&stage.run_flags()).unwrap()).unwrap();
-        assert_eq!(launch.mesh.folder, stage.folder.manifests());
+        let Mesh::Manifests(source) = launch.mesh else { panic!("manifests") };
+        assert_eq!(source.folder, stage.folder.manifests());
         assert!(launch.addresses.hbone.ip().is_loopback());
         assert!(run_args(&["demo".to_owned()]).is_err());
     }
@@ -178,7 +180,8 @@ mod tests {
     #[tokio::test]
     async fn the_manifests_are_read_without_a_remark() {
         let stage = Stage::set().await.unwrap();
-        let mesh = config::launch(&run_args(&stage.run_flags()).unwrap()).unwrap().mesh;
+        let launch = config::launch(&run_args(&stage.run_flags()).unwrap()).unwrap();
+        let Mesh::Manifests(mesh) = launch.mesh else { panic!("manifests") };
         let loaded = load(&mesh.folder, &mesh.options).unwrap();
         assert!(loaded.findings.is_empty(), "{:#?}", loaded.findings);
         assert_eq!(loaded.mesh.policies.len(), 6);
