@@ -7,6 +7,7 @@ mod arrows;
 mod cargo;
 mod deny;
 mod fuzz;
+mod image;
 mod paths;
 mod schema;
 mod setup;
@@ -45,6 +46,8 @@ enum Command {
     },
     /// Installs what the tests need besides Rust: Python environments, Node packages, tools.
     Setup,
+    /// Lays out, builds and tries the container image of the release binary.
+    Image,
     /// Checks which crate knows which.
     Arrows,
     /// Runs the fuzz targets, or one of them.
@@ -77,6 +80,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Setup => setup::all(&paths),
+        Command::Image => image::build(&paths),
         Command::Arrows => arrows::check(&paths),
         Command::Fuzz { target, seconds } => {
             fuzz::run(&paths, target.as_deref(), fuzz::Inputs::New, Duration::from_secs(seconds))

@@ -54,7 +54,7 @@ fn python_environment(environment: &Path, requirements: &Path) -> Result<()> {
 }
 
 /// Installs a package of Debian, unless `present` succeeds.
-fn debian_package(folder: &Path, package: &str, present: Shell) -> Result<()> {
+pub(crate) fn debian_package(folder: &Path, package: &str, present: Shell) -> Result<()> {
     if present.succeeds() {
         return Ok(());
     }

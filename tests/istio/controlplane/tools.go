@@ -7,6 +7,7 @@ package controlplane
 import (
 	_ "github.com/fullstorydev/grpcurl/cmd/grpcurl"
 	_ "go.etcd.io/etcd/server/v3"
+	_ "helm.sh/helm/v4/cmd/helm"
 	_ "istio.io/istio/istioctl/cmd/istioctl"
 	_ "istio.io/istio/pilot/cmd/pilot-discovery"
 	_ "istio.io/istio/pkg/test/echo/cmd/client"
