@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waypoint_model::{
     Backend, BackendTarget, HeaderChange, PathRewrite, Redirect, Rewrite, Route, RouteAction, RouteMatch,
-    RouteRule, ServiceKey, WorkloadUid,
+    RouteRule, WorkloadUid,
 };
 
 use super::host::{HostPattern, split_authority};
@@ -96,7 +96,7 @@ struct Share {
 
 impl RouteTable {
     /// Compiles `routes`, which stand in the order of their age. `own`: the service's own cluster, the way when no route is
-    /// attached. `cluster` finds backends.
+    /// attached. `cluster` finds backends, or says why there is none.
     ///
     /// What cannot work (a missing backend, a header name that is none) does not fail here: it is selected as
     /// [`Selected::Broken`], so that a broken rule never widens another.
@@ -104,7 +104,7 @@ impl RouteTable {
         port: u16,
         routes: &[Arc<Route>],
         own: &Arc<Cluster>,
-        cluster: &mut dyn FnMut(&ServiceKey, u16) -> Option<Arc<Cluster>>,
+        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
     ) -> Self {
         let attached: Vec<&Arc<Route>> =
             routes.iter().filter(|route| route.port.is_none_or(|only| only == port)).collect();
@@ -149,7 +149,10 @@ impl RouteTable {
 }
 
 impl Rule {
-    fn compile(rule: &RouteRule, cluster: &mut dyn FnMut(&ServiceKey, u16) -> Option<Arc<Cluster>>) -> Self {
+    fn compile(
+        rule: &RouteRule,
+        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
+    ) -> Self {
         let action = match unusable(rule) {
             Some(why) => Action::Broken(why.into()),
             None => Action::compile(rule, cluster),
@@ -200,7 +203,10 @@ fn share(backends: &[Share], number: u64) -> Option<&Share> {
 }
 
 impl Action {
-    fn compile(rule: &RouteRule, cluster: &mut dyn FnMut(&ServiceKey, u16) -> Option<Arc<Cluster>>) -> Self {
+    fn compile(
+        rule: &RouteRule,
+        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
+    ) -> Self {
         let (backends, rewrite) = match &rule.action {
             RouteAction::Redirect(redirect) => return Self::Redirect(redirect.clone()),
             RouteAction::Respond { .. } => return Self::Broken("direct responses are not built".into()),
@@ -225,15 +231,9 @@ fn forward(
     rule: &RouteRule,
     backend: &Backend,
     rewrite: Option<&Arc<Rewrite>>,
-    cluster: &mut dyn FnMut(&ServiceKey, u16) -> Option<Arc<Cluster>>,
+    cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
 ) -> Result<Forward, Arc<str>> {
-    let (key, port) = match &backend.target {
-        BackendTarget::Missing(what) => return Err(what.as_str().into()),
-        BackendTarget::Cluster(key) => return Err(format!("cluster {key}: clusters are not built").into()),
-        BackendTarget::Service(key, port) => (key, *port),
-    };
-    let cluster =
-        cluster(key, port).ok_or_else(|| Arc::from(format!("backend {key}:{port} is not known")))?;
+    let cluster = cluster(&backend.target)?;
     Ok(Forward {
         name: rule.name.as_str().into(),
         cluster,

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use http::Request;
-use waypoint_model::{HeaderMatch, PathMatch, QueryMatch, RouteKey};
+use waypoint_model::{HeaderMatch, PathMatch, QueryMatch, RouteKey, ServiceKey};
 
 use super::*;
 
@@ -45,8 +45,11 @@ fn route(hostnames: &[&str], port: Option<u16>, rules: Vec<RouteRule>) -> Arc<Ro
 }
 
 fn table(routes: &[Arc<Route>]) -> RouteTable {
-    RouteTable::compile(80, routes, &own(), &mut |key, port| {
-        (&*key.hostname != "unknown").then(|| Cluster::without_endpoints(key, port))
+    RouteTable::compile(80, routes, &own(), &mut |target| match target {
+        BackendTarget::Service(key, port) if &*key.hostname != "unknown" => {
+            Ok(Cluster::without_endpoints(key, *port))
+        }
+        nowhere => Err(format!("{nowhere:?}").into()),
     })
 }
 

@@ -56,6 +56,17 @@ impl Clusters<'_> {
         self.made.insert(at, Arc::clone(&cluster));
         Some(cluster)
     }
+
+    /// Where a backend leads, or why nowhere (500, Gateway API).
+    fn find(&mut self, target: &BackendTarget) -> Result<Arc<Cluster>, Arc<str>> {
+        match target {
+            BackendTarget::Service(key, port) => {
+                self.get(key, *port).ok_or_else(|| format!("backend {key}:{port} is not known").into())
+            }
+            BackendTarget::Cluster(key) => Err(format!("cluster {key}: clusters are not built").into()),
+            BackendTarget::Missing(what) => Err(what.as_str().into()),
+        }
+    }
 }
 
 /// All policies that a service is subject to, compiled; a key that nobody delivered denies.
@@ -79,8 +90,7 @@ fn destinations(
     let mut ports = HashMap::new();
     for (number, port) in &service.ports {
         let Some(cluster) = clusters.get(&service.key, *number) else { continue };
-        let routes =
-            RouteTable::compile(*number, &routes, &cluster, &mut |key, port| clusters.get(key, port));
+        let routes = RouteTable::compile(*number, &routes, &cluster, &mut |target| clusters.find(target));
         let destination = Destination {
             service: Arc::clone(service),
             port: *number,

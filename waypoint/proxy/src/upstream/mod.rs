@@ -62,6 +62,8 @@ enum Counted {
 pub struct Pick {
     /// The workload that holds the session; no other will do.
     pub pinned: Option<WorkloadUid>,
+    /// What the route's hash policies made of the request, for clusters that balance by it; `None`: any endpoint.
+    pub hash: Option<u64>,
     /// One attempt, from its start to the last byte of its response; `None`: no limit of its own.
     pub backend_timeout: Option<Duration>,
 }
