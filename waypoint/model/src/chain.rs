@@ -18,6 +18,8 @@ pub struct Chain {
     pub jwt: Vec<Arc<JwtRule>>,
     /// Where requests go that no route takes; `None`: to the service's own endpoints.
     pub cluster: Option<ClusterKey>,
+    /// Where opaque streams go, by weight; empty: as `cluster` says.
+    pub streams: Vec<(ClusterKey, u32)>,
     /// Path normalization of this port; `None`: the mesh's.
     pub path_normalization: Option<PathNormalization>,
     /// What is told of its traffic; `None`: the settings of the process.

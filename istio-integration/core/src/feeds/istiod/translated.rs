@@ -1,0 +1,68 @@
+//! What a listener of istiod says, in the words of the model.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use waypoint_model::{Chain, Policy, Protocol, Route};
+
+/// A listener, translated. Entries that did not change are the very `Arc`s of the time before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Translated {
+    /// Ports of services that this waypoint fronts; one that cannot be served is there too, with [`Chain::unusable`].
+    pub ports: Vec<FrontedPort>,
+    /// Workloads that are addressed by their own address, on any port.
+    pub pods: Option<FrontedPods>,
+    /// Policies that [`Chain::policies`] name, each once.
+    pub policies: Vec<Arc<Policy>>,
+    /// Routes that [`Chain::routes`] name, each once.
+    pub routes: Vec<Arc<Route>>,
+    /// What was not understood in a security filter or in the way to a chain: the reasons of a NACK. What is here is
+    /// already made safe above: the last good version of a policy stays, or nothing is permitted.
+    pub refused: Vec<Refused>,
+    /// What is not carried out, for the log; it weakens nothing.
+    pub notes: Vec<Refused>,
+    /// Why nothing at all may be served, e.g. a policy of the tunnel itself that is not translated.
+    pub unusable: Option<String>,
+}
+
+/// One port of a service, and what holds on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrontedPort {
+    /// Host name of the service; its namespace is the workload API's to tell.
+    pub hostname: Arc<str>,
+    /// Virtual addresses that lead here; empty if only the host name does.
+    pub vips: Vec<IpAddr>,
+    /// Service port.
+    pub port: u16,
+    /// `Undeclared` where the first bytes choose between an HTTP and a TCP chain. TLS is not told from TCP.
+    pub protocol: Protocol,
+    /// What holds on it.
+    pub chain: Chain,
+}
+
+/// Workloads that stand behind this waypoint by their own address (`istio.io/waypoint-for: workload`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrontedPods {
+    /// Their addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What holds on any of their ports; `Undeclared`: the first bytes tell.
+    pub protocol: Protocol,
+    /// What holds on them. Requests go to the workload itself.
+    pub chain: Chain,
+}
+
+/// Something that is not translated: where it stands, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refused {
+    /// The way to it, from the listener's name inwards.
+    pub path: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.why)
+    }
+}
