@@ -104,7 +104,7 @@ impl RouteTable {
         port: u16,
         routes: &[Arc<Route>],
         own: &Arc<Cluster>,
-        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
+        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
     ) -> Self {
         let attached: Vec<&Arc<Route>> =
             routes.iter().filter(|route| route.port.is_none_or(|only| only == port)).collect();
@@ -151,7 +151,7 @@ impl RouteTable {
 impl Rule {
     fn compile(
         rule: &RouteRule,
-        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
+        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
     ) -> Self {
         let action = match unusable(rule) {
             Some(why) => Action::Broken(why.into()),
@@ -205,7 +205,7 @@ fn share(backends: &[Share], number: u64) -> Option<&Share> {
 impl Action {
     fn compile(
         rule: &RouteRule,
-        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
+        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
     ) -> Self {
         let (backends, rewrite) = match &rule.action {
             RouteAction::Redirect(redirect) => return Self::Redirect(redirect.clone()),
@@ -231,7 +231,7 @@ fn forward(
     rule: &RouteRule,
     backend: &Backend,
     rewrite: Option<&Arc<Rewrite>>,
-    cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, Arc<str>>,
+    cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
 ) -> Result<Forward, Arc<str>> {
     let cluster = cluster(&backend.target)?;
     Ok(Forward {

@@ -49,7 +49,7 @@ fn table(routes: &[Arc<Route>]) -> RouteTable {
         BackendTarget::Service(key, port) if &*key.hostname != "unknown" => {
             Ok(Cluster::without_endpoints(key, *port))
         }
-        nowhere => Err(format!("{nowhere:?}").into()),
+        nowhere => Err(format!("{nowhere:?}")),
     })
 }
 

@@ -58,13 +58,13 @@ impl Clusters<'_> {
     }
 
     /// Where a backend leads, or why nowhere (500, Gateway API).
-    fn find(&mut self, target: &BackendTarget) -> Result<Arc<Cluster>, Arc<str>> {
+    fn find(&mut self, target: &BackendTarget) -> Result<Arc<Cluster>, String> {
         match target {
             BackendTarget::Service(key, port) => {
-                self.get(key, *port).ok_or_else(|| format!("backend {key}:{port} is not known").into())
+                self.get(key, *port).ok_or_else(|| format!("backend {key}:{port} is not known"))
             }
-            BackendTarget::Cluster(key) => Err(format!("cluster {key}: clusters are not built").into()),
-            BackendTarget::Missing(what) => Err(what.as_str().into()),
+            BackendTarget::Cluster(key) => Err(format!("cluster {key}: clusters are not built")),
+            BackendTarget::Missing(what) => Err(what.clone()),
         }
     }
 }
