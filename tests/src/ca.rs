@@ -6,7 +6,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
     SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use time::{Duration, OffsetDateTime};
@@ -194,6 +194,17 @@ pub struct Svid {
 }
 
 impl Svid {
+    /// What another CA than [`Ca`] has signed for `key`, leaf first.
+    pub fn from_pem(chain: &str, key: KeyPair) -> Result<Self> {
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().context("chain")?;
+        let leaf = chain.first().context("an empty chain")?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).context("leaf")?;
+        let serial = SerialNumber::from_slice(parsed.raw_serial());
+        let id = crate::tls::uri_sans(leaf).into_iter().next().unwrap_or_default();
+        Ok(Self { id, chain, key, serial })
+    }
+
     /// The chain, leaf first, without the root.
     #[must_use]
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -265,7 +276,6 @@ fn pem(label: &str, der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::pki_types::pem::PemObject as _;
 
     #[test]
     fn what_is_written_reads_back_as_the_same_chain() {

@@ -22,7 +22,15 @@ impl Forwarded {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Future<Output = Result<S>> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?, dial)
+    }
+
+    /// The same on a listener that is there, perhaps in another network than this process's.
+    pub fn on<S, F>(listener: TcpListener, dial: impl Fn() -> F + Send + 'static) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Result<S>> + Send + 'static,
+    {
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();

@@ -65,7 +65,14 @@ impl Upstream {
         address: SocketAddr,
         script: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
+        Self::on(TcpListener::bind(address).await.with_context(|| address.to_string())?, script)
+    }
+
+    /// The same on a listener that is there, perhaps in another network than this process's.
+    pub fn on(
+        listener: TcpListener,
+        script: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+    ) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             seen: Mutex::default(),

@@ -8,6 +8,7 @@ mod cargo;
 mod deny;
 mod fuzz;
 mod image;
+mod istio;
 mod paths;
 mod schema;
 mod setup;
@@ -44,8 +45,12 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
-    /// Installs what the tests need besides Rust: Python environments, Node packages, tools.
-    Setup,
+    /// Installs what the tests need besides Rust: Python environments, Node packages, tools, a control plane.
+    Setup {
+        /// Leaves this out; only the programs of a control plane, which take minutes to build, can be.
+        #[arg(long, value_name = "PART", value_parser = ["istio"])]
+        without: Option<String>,
+    },
     /// Lays out, builds and tries the container image of the release binary.
     Image,
     /// Checks which crate knows which.
@@ -72,14 +77,21 @@ fn main() -> Result<()> {
         Command::Test { only, without, fuzz_seconds, list } => {
             let steps = steps::all(Duration::from_secs(fuzz_seconds));
             if list {
-                steps.iter().for_each(|step| println!("{:8} {}", step.name, step.about));
+                steps.iter().for_each(|step| println!("{:12} {}", step.name, step.about));
                 return Ok(());
             }
             let failed = steps::run(&paths, &steps::select(steps, &only, &without)?);
             ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
             Ok(())
         }
-        Command::Setup => setup::all(&paths),
+        Command::Setup { without } => {
+            setup::all(&paths)?;
+            match without {
+                Some(part) => println!("istio-build skipped: asked for by `--without {part}`"),
+                None => istio::build(&paths)?,
+            }
+            Ok(())
+        }
         Command::Image => image::build(&paths),
         Command::Arrows => arrows::check(&paths),
         Command::Fuzz { target, seconds } => {

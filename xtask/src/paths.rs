@@ -32,6 +32,11 @@ impl Paths {
         self.target.join("neighbours")
     }
 
+    /// The programs of a control plane; `tests/src/istio` looks here.
+    pub(crate) fn istio(&self) -> PathBuf {
+        self.target.join("istio")
+    }
+
     /// The shipped binary as the tests use it.
     pub(crate) fn binary(&self) -> PathBuf {
         self.target.join("release/portcullis")

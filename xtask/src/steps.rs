@@ -1,7 +1,7 @@
 //! The steps of `cargo xtask test`, their order and their count.
 
 use crate::paths::Paths;
-use crate::{arrows, cargo, deny, fuzz, image, schema, setup};
+use crate::{arrows, cargo, deny, fuzz, image, istio, schema, setup};
 use anyhow::{Result, bail, ensure};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,18 @@ pub(crate) struct Step {
     run: Run,
 }
 
+impl Step {
+    /// Whether `name` is its name or the part of it before a dash: what a build serves is left out with it.
+    fn belongs_to(&self, name: &str) -> bool {
+        self.name == name || self.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    /// The same, that only tells why it is not run.
+    fn skipped(self, reason: String) -> Self {
+        Self { run: Box::new(move |_| Ok(Done::Skipped(reason.clone()))), ..self }
+    }
+}
+
 /// All steps in order: cheap ones first, so that a small mistake shows early.
 pub(crate) fn all(fuzz_time: Duration) -> Vec<Step> {
     vec![
@@ -38,6 +50,8 @@ pub(crate) fn all(fuzz_time: Duration) -> Vec<Step> {
         step("image", "the container image, built and run without a daemon", image::build),
         step("deny", "licences, bans and sources of dependencies", deny::check),
         Step { name: "advisories", about: "known faults of dependencies", run: Box::new(deny::advisories) },
+        step("istio-build", "etcd, kube-apiserver, istiod and their tools, from Go modules", istio::build),
+        step("istio", "tests against a real istiod", istio::test),
         step("fuzz", "every fuzz target for a short while", move |paths| {
             fuzz::run(paths, None, fuzz::Inputs::Same, fuzz_time)
         }),
@@ -48,7 +62,8 @@ fn step(name: &'static str, about: &'static str, run: impl Fn(&Paths) -> Result<
     Step { name, about, run: Box::new(move |paths| run(paths).map(|()| Done::Passed)) }
 }
 
-/// Those steps that were asked for.
+/// Those steps that were asked for. What `without` names stays in the list and says that it is skipped; `istio` names
+/// `istio-build` as well.
 ///
 /// # Errors
 /// When a name is none of a step, or no step is left: a misspelt name or nothing run must not look like a pass.
@@ -58,10 +73,16 @@ pub(crate) fn select(steps: Vec<Step>, only: &[String], without: &[String]) -> R
     {
         bail!("no step is called {unknown}; `cargo xtask test --list` names them");
     }
-    let named = |names: &[String], step: &Step| names.iter().any(|name| name == step.name);
-    let wanted = |step: &Step| (only.is_empty() || named(only, step)) && !named(without, step);
-    let selected: Vec<Step> = steps.into_iter().filter(wanted).collect();
-    ensure!(!selected.is_empty(), "no step is left: --without takes away all that --only names");
+    let wanted = |step: &Step| only.is_empty() || only.iter().any(|name| name == step.name);
+    let left_out = |step: &Step| without.iter().find(|name| step.belongs_to(name)).cloned();
+    let steps = steps.into_iter().filter(wanted).map(|step| (left_out(&step), step));
+    let (names, selected): (Vec<_>, Vec<_>) = steps
+        .map(|(name, step)| match &name {
+            Some(by) => (name.clone(), step.skipped(format!("asked for by `--without {by}`"))),
+            None => (name, step),
+        })
+        .unzip();
+    ensure!(names.contains(&None), "no step is left: --without takes away all that --only names");
     Ok(selected)
 }
 
@@ -84,7 +105,7 @@ pub(crate) fn run(paths: &Paths, steps: &[Step]) -> Vec<&'static str> {
                 format!("FAILED: {error:#}")
             }
         };
-        let line = format!("{:10} {:6.1} s  {became}", step.name, started.elapsed().as_secs_f64());
+        let line = format!("{:12} {:6.1} s  {became}", step.name, started.elapsed().as_secs_f64());
         println!("=== {line}");
         lines.push(line);
     }
@@ -99,14 +120,21 @@ mod tests {
 
     fn names(only: &[&str], without: &[&str]) -> Result<Vec<&'static str>> {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let steps = select(all(Duration::ZERO), &owned(only), &owned(without))?;
-        Ok(steps.iter().map(|step| step.name).collect())
+        let steps =
+            all(Duration::ZERO).into_iter().map(|step| Step { run: Box::new(|_| Ok(Done::Passed)), ..step });
+        let steps = select(steps.collect(), &owned(only), &owned(without))?;
+        let paths = Paths { root: ".".into(), target: ".".into() };
+        let run = |step: &&Step| matches!((step.run)(&paths), Ok(Done::Passed));
+        Ok(steps.iter().filter(run).map(|step| step.name).collect())
     }
 
     #[test]
     fn steps_are_selected_by_name() {
         assert_eq!(names(&["doc", "fmt"], &[]).unwrap(), ["fmt", "doc"]);
         assert!(!names(&[], &["fuzz"]).unwrap().contains(&"fuzz"));
+        let left = names(&[], &["istio"]).unwrap();
+        assert!(!left.contains(&"istio") && !left.contains(&"istio-build"), "{left:?}");
+        assert!(names(&[], &["istio-build"]).unwrap().contains(&"istio"));
         assert!(names(&["tset"], &[]).is_err());
         assert!(names(&["doc"], &["doc"]).is_err(), "nothing to run is no pass");
     }

@@ -73,9 +73,15 @@ impl Shared {
 impl Inbound {
     /// Starts the ztunnel of a pod at `pod` that holds `identity`.
     pub async fn start(ca: &Ca, identity: &Svid, pod: Ipv4Addr) -> Result<Self> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(identity, ca.bundle_pem())?));
         let address = SocketAddr::from((pod, HBONE_PORT));
         let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
+        Self::on(listener, identity, ca.bundle_pem())
+    }
+
+    /// The same on a listener of the pod, trusting `roots` (PEM).
+    pub fn on(listener: TcpListener, identity: &Svid, roots: &str) -> Result<Self> {
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(identity, roots)?));
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let task = tokio::spawn(accept_all(listener, acceptor, shared.clone()));
         Ok(Self { address, shared, task: task.abort_handle() })

@@ -3,6 +3,7 @@
 use super::{TunnelStream, WINDOWS};
 use crate::ca::{Ca, Svid};
 use crate::forward::Forwarded;
+use crate::istio::PodNetwork;
 use crate::{tls, wait};
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use rustls::pki_types::ServerName;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -23,14 +24,28 @@ pub struct Outbound {
     waypoint: SocketAddr,
     /// The address that it dials from, if it has its own.
     source: Option<Ipv4Addr>,
+    /// The network that it dials in, if not this process's.
+    network: Option<PodNetwork>,
     pooled: Arc<Mutex<Option<Connection>>>,
 }
 
 impl Outbound {
     /// The ztunnel of a pod that holds `identity` and expects exactly `expect` at `waypoint`.
     pub fn new(ca: &Ca, identity: &Svid, waypoint: SocketAddr, expect: &str) -> Result<Self> {
-        let tls = TlsConnector::from(Arc::new(tls::client_config(identity, ca.bundle_pem(), expect)?));
-        Ok(Self { tls, waypoint, source: None, pooled: Arc::default() })
+        Self::trusting(ca.bundle_pem(), identity, waypoint, expect)
+    }
+
+    /// The same, trusting `roots` (PEM).
+    pub fn trusting(roots: &str, identity: &Svid, waypoint: SocketAddr, expect: &str) -> Result<Self> {
+        let tls = TlsConnector::from(Arc::new(tls::client_config(identity, roots, expect)?));
+        Ok(Self { tls, waypoint, source: None, network: None, pooled: Arc::default() })
+    }
+
+    /// The same, dialling from a pod's network, and forwarding from its loopback.
+    #[must_use]
+    pub fn in_network(mut self, network: PodNetwork) -> Self {
+        self.network = Some(network);
+        self
     }
 
     /// The same, dialling from `source`, which the waypoint sees as the pod's address.
@@ -46,7 +61,10 @@ impl Outbound {
     }
 
     async fn dial_unbounded(&self) -> Result<Connection> {
-        let socket = TcpSocket::new_v4()?;
+        let socket = match &self.network {
+            Some(network) => network.socket()?,
+            None => TcpSocket::new_v4()?,
+        };
         if let Some(source) = self.source {
             socket.bind((source, 0).into())?;
         }
@@ -89,11 +107,15 @@ impl Outbound {
     /// A local TCP port whose every connection is carried to `authority`: for real clients that know nothing of HBONE.
     pub async fn forward(&self, authority: &str) -> Result<Forwarded> {
         let (this, authority) = (self.clone(), authority.to_owned());
-        Forwarded::to(move || {
+        let near = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = match &self.network {
+            Some(network) => network.listen(near)?,
+            None => TcpListener::bind(near).await?,
+        };
+        Forwarded::on(listener, move || {
             let (this, authority) = (this.clone(), authority.clone());
             async move { this.connect(&authority).await }
         })
-        .await
     }
 }
 

@@ -1,0 +1,4 @@
+//! Tests against a real istiod. They need a lab around them: `cargo xtask test --only istio`.
+#![cfg(test)]
+
+mod controlplane;
