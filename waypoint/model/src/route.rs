@@ -100,7 +100,9 @@ pub struct QueryMatch {
     pub value: StringMatch,
 }
 
-/// One change of a header.
+/// One change of a header. In a value `%%` is a percent and `%NAME%` one of Envoy's operators; the data plane knows
+/// `DOWNSTREAM_REMOTE_ADDRESS`, `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT` (and both with `DIRECT_`), `PROTOCOL`, `HOSTNAME`,
+/// `REQ(name)`, `REQ(name?other):length` and `START_TIME(%s)`, and does not carry out a rule that has another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum HeaderChange {
     /// Replaces all lines of that name.

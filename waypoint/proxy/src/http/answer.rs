@@ -6,13 +6,18 @@ use agent_protocols::Reply;
 use agent_protocols::mcp as protocol;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
+use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
+use super::headers::Target;
 use super::mcp::{self, Entered, SESSION};
 use super::request::Refused;
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
+use crate::routing::rewrite;
+use crate::routing::table::{self, Answer, Own};
+use crate::routing::values::Facts;
 use crate::snapshot::Destination;
 use crate::upstream::{Chosen, UpstreamError};
 
@@ -34,6 +39,59 @@ pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
         None if grpc => grpc_refusal(grpc_status(status), text(refusal)),
         None => build(status, "text/plain", Bytes::from_static(text(refusal).as_bytes())),
     }
+}
+
+/// The answer that a route gives itself: a redirect, or a status and a text. A gRPC client is told in trailers.
+///
+/// # Errors
+/// [`Refusal::BrokenRoute`] when the outcome is no valid URI or header.
+pub(crate) fn by_route(
+    own: &Answer,
+    target: &Target,
+    parts: &Parts,
+    facts: &Facts,
+    grpc: bool,
+) -> Result<Response<Body>, Refusal> {
+    let broken = |_invalid| Refusal::BrokenRoute(Arc::clone(&own.name));
+    let mut response = match &own.own {
+        Own::Redirect(redirect, matched) => redirect
+            .answer(matched, &target.authority, &target.path, target.query.as_deref())
+            .map_err(broken)?,
+        Own::Respond(status, body) if grpc => grpc_answer(grpc_code(*status), body),
+        Own::Respond(status, body) => build(*status, "text/plain", body.clone()),
+    };
+    if parts.method == http::Method::HEAD {
+        *response.body_mut() = Body::Empty;
+    }
+    let changes = table::settle(&own.response_headers, facts, &parts.headers).map_err(broken)?;
+    rewrite::change(response.headers_mut(), &changes);
+    Ok(response)
+}
+
+/// gRPC's own table (*HTTP to gRPC Status Code Mapping*), as Envoy uses it for answers of its own.
+pub(crate) fn grpc_code(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => GRPC_INTERNAL,
+        401 => 16,
+        403 => GRPC_PERMISSION_DENIED,
+        404 => 12,
+        429 | 502 | 503 | 504 => GRPC_UNAVAILABLE,
+        _other => 2,
+    }
+}
+
+/// Trailers-only, with a text of any kind as its message: percent-encoded (gRPC over HTTP/2, `Percent-Encoded`).
+pub(crate) fn grpc_answer(code: u16, message: &[u8]) -> Response<Body> {
+    let mut response = grpc_refusal(code, "");
+    let encode = |byte: &u8| match byte {
+        b'%' | 0..0x20 | 0x7f.. => format!("%{byte:02X}"),
+        other => char::from(*other).to_string(),
+    };
+    let message: String = message.iter().map(encode).collect();
+    if let Ok(message) = HeaderValue::try_from(message) {
+        response.headers_mut().insert(GRPC_MESSAGE, message);
+    }
+    response
 }
 
 fn build(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_protocols::Kind;
 use agent_protocols::mcp::{self as protocol, Exchange, Head, HeadKind};
@@ -23,6 +23,7 @@ use super::upgrade::Ended;
 use crate::body::{Body, BodyError};
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
+use crate::routing::values::Facts;
 use crate::snapshot::{Destination, Snapshot};
 use crate::telemetry::{Decision, McpRecord, RequestRecord, Telemetry};
 use crate::upstream::Chosen;
@@ -86,6 +87,12 @@ impl ExchangeLog {
 
     pub(crate) fn authority(&self) -> &str {
         &self.0.record.authority
+    }
+
+    /// What a route may put into headers.
+    pub(crate) fn facts(&self, cx: &StreamContext, version: Version) -> Facts {
+        let start = SystemTime::now().checked_sub(self.0.record.clock.elapsed());
+        Facts { remote: cx.peer.address, version, start: start.unwrap_or(SystemTime::UNIX_EPOCH) }
     }
 
     /// When a request that may take `timeout` is over.

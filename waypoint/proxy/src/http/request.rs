@@ -18,6 +18,7 @@ use super::{answer, screen, upgrade, watched};
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
+use crate::routing::rewrite;
 use crate::routing::table::{self, Forward, Selected};
 use crate::snapshot::Destination;
 use crate::upstream::{Pick, Version};
@@ -119,18 +120,10 @@ async fn forward(
             log.routed(&route.name);
             send(cx, destination, parts, upgrading, judged, &route, log).await
         }
-        Selected::Redirect { redirect, name, matched, response_headers } => {
-            log.routed(&name);
-            let answer = table::redirect(
-                &redirect,
-                &matched,
-                &target.authority,
-                &target.path,
-                target.query.as_deref(),
-            );
-            let mut answer = answer.map_err(|_uri| Refusal::BrokenRoute(name))?;
-            table::change(answer.headers_mut(), &response_headers);
-            Ok(answer)
+        Selected::Answer(own) => {
+            log.routed(&own.name);
+            let facts = log.facts(cx, parts.version);
+            Ok(answer::by_route(&own, &target, &parts, &facts, log.is_grpc())?)
         }
         Selected::Broken { name, why } => {
             log.routed(&name);
@@ -187,7 +180,10 @@ async fn send(
         screen::ask_for_identity(&mut parts.headers);
     }
     headers::authority_for_upstream(&mut parts, log.authority()).map_err(Refusal::BadRequest)?;
-    route.apply(&mut parts).map_err(|_invalid| Refusal::BrokenRoute(Arc::clone(&route.name)))?;
+    let facts = log.facts(cx, parts.version);
+    let broken = |_invalid| Refusal::BrokenRoute(Arc::clone(&route.name));
+    route.apply(&mut parts, &facts).map_err(broken)?;
+    let changes = table::settle(&route.response_headers, &facts, &parts.headers).map_err(broken)?;
     let request = Request::from_parts(parts, judged.body);
     let (upstreams, mut chosen) = (&cx.shared.upstreams, None);
     let pick = Pick { backend_timeout: route.backend_timeout, ..judged.pick };
@@ -204,7 +200,7 @@ async fn send(
         answer::bind_session(cx, destination, chosen.as_ref(), judged.session.as_ref(), &mut response);
         answer::withhold(&response, judged.lifecycle, judged.id.as_deref())?;
     }
-    table::change(response.headers_mut(), &route.response_headers);
+    rewrite::change(response.headers_mut(), &changes);
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
         return upgrade::carry(
             cx,

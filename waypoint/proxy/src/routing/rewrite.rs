@@ -1,144 +1,240 @@
-//! What a rule changes: headers, host and path of a request, and the answer of a redirect.
+//! What a rule changes on the way: headers, host and path of a request, and the answer of a redirect.
 
-use http::header::{HOST, HeaderName, HeaderValue, LOCATION};
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, Response};
-use waypoint_model::{HeaderChange, PathRewrite, Redirect, Rewrite};
+use waypoint_model::{PathRewrite, Redirect, Rewrite};
 
 use super::host::split_authority;
+use super::matching::Matched;
+use super::values::{Change, Name, Value};
 use crate::body::Body;
 
-/// Applies header changes to a response, in their order. Changes that are no valid headers never get here: a rule with one
-/// is [`super::table::Selected::Broken`].
-pub(crate) fn change(headers: &mut HeaderMap, changes: &[HeaderChange]) {
+/// A compiled [`Rewrite`].
+#[derive(Debug)]
+pub(crate) struct Rewriter {
+    hostname: Option<Authority>,
+    path: Option<PathRewriter>,
+}
+
+/// A compiled [`Redirect`].
+#[derive(Debug)]
+pub(crate) struct Redirector {
+    redirect: Redirect,
+    path: Option<PathRewriter>,
+}
+
+/// A compiled [`PathRewrite`].
+#[derive(Debug)]
+enum PathRewriter {
+    Full(String),
+    Prefix(String),
+    Regex(regex::Regex, Vec<Part>),
+}
+
+/// A part of a substitution (RE2 `Rewrite`).
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Group(usize),
+}
+
+impl Rewriter {
+    /// Compiles; `None` where nothing is rewritten.
+    ///
+    /// # Errors
+    /// What cannot work, by name.
+    pub(super) fn compile(rewrite: &Rewrite) -> Result<Option<Arc<Self>>, String> {
+        if *rewrite == Rewrite::default() {
+            return Ok(None);
+        }
+        let hostname = rewrite.hostname.as_deref().map(Authority::try_from).transpose();
+        let hostname = hostname.map_err(|_bad| format!("{:?} is no host name", rewrite.hostname))?;
+        let path = rewrite.path.as_ref().map(PathRewriter::compile).transpose()?;
+        Ok(Some(Arc::new(Self { hostname, path })))
+    }
+
+    /// Rewrites host and path of a request head.
+    ///
+    /// # Errors
+    /// When the path does not start with what was matched, or the outcome is no valid URI.
+    pub(super) fn apply(&self, matched: &Matched, parts: &mut Parts) -> Result<(), http::Error> {
+        if let Some(hostname) = &self.hostname {
+            set_authority(parts, hostname)?;
+        }
+        let Some(path) = &self.path else { return Ok(()) };
+        let path = path.apply(matched, parts.uri.path())?;
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.path_and_query = Some(PathAndQuery::try_from(format!("{path}{query}"))?);
+        parts.uri = Uri::from_parts(uri)?;
+        Ok(())
+    }
+}
+
+impl Redirector {
+    /// Compiles.
+    ///
+    /// # Errors
+    /// What cannot work, by name.
+    pub(super) fn compile(redirect: &Redirect) -> Result<Arc<Self>, String> {
+        if !matches!(redirect.status, 301..=303 | 307 | 308) {
+            return Err(format!("{} is no status of a redirect", redirect.status));
+        }
+        let path = redirect.path.as_ref().map(PathRewriter::compile).transpose()?;
+        Ok(Arc::new(Self { redirect: redirect.clone(), path }))
+    }
+
+    /// Builds the answer: status and `Location` (RFC 9110 §15.4).
+    ///
+    /// The scheme is `http` unless the redirect names one (inside a tunnel there is no TLS of ours to know of); the port of
+    /// the request is kept unless scheme or port are given; the default port of the scheme is left out.
+    ///
+    /// # Errors
+    /// When the outcome is no valid URI.
+    pub(crate) fn answer(
+        &self,
+        matched: &Matched,
+        authority: &str,
+        path: &str,
+        query: Option<&str>,
+    ) -> Result<Response<Body>, http::Error> {
+        let redirect = &self.redirect;
+        let (own_host, own_port) = split_authority(authority);
+        let scheme = redirect.scheme.as_deref().unwrap_or("http");
+        let host = redirect.hostname.as_deref().unwrap_or(own_host);
+        let port = match (redirect.port, &redirect.scheme) {
+            (Some(port), _) => Some(port.to_string()),
+            (None, Some(_)) => None,
+            (None, None) => own_port.map(str::to_owned),
+        };
+        let usual = matches!((scheme, port.as_deref()), ("http", Some("80")) | ("https", Some("443")));
+        let port = port.filter(|_| !usual).map(|port| format!(":{port}")).unwrap_or_default();
+        let path = match &self.path {
+            Some(rewrite) => rewrite.apply(matched, path)?,
+            None => path.to_owned(),
+        };
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        // Read back as a URI, so that no part of the request can break out of its place.
+        let location = Uri::try_from(format!("{scheme}://{host}{port}{path}{query}"))?;
+        Response::builder()
+            .status(redirect.status)
+            .header(LOCATION, HeaderValue::try_from(location.to_string())?)
+            .body(Body::Empty)
+    }
+}
+
+impl PathRewriter {
+    fn compile(rewrite: &PathRewrite) -> Result<Self, String> {
+        let (pattern, text) = match rewrite {
+            PathRewrite::Full(path) => return Ok(Self::Full(path.clone())),
+            PathRewrite::Prefix(path) => return Ok(Self::Prefix(path.clone())),
+            PathRewrite::Regex(pattern, text) => (pattern, text),
+        };
+        // Not as the pattern itself compares, which is the whole text: here it is looked for in the path.
+        let regex = regex::RegexBuilder::new(pattern.as_str()).size_limit(1 << 20).build();
+        let regex = regex.map_err(|error| error.to_string())?;
+        let parts = substitution(text)?;
+        let groups = regex.captures_len();
+        match parts.iter().find(|part| matches!(part, Part::Group(group) if *group >= groups)) {
+            Some(Part::Group(group)) => {
+                Err(format!("`{text}` names group {group}, which `{}` has not", pattern.as_str()))
+            }
+            _none => Ok(Self::Regex(regex, parts)),
+        }
+    }
+
+    /// The new path. A prefix on a segment boundary is replaced as the Gateway API says (`HTTPPathModifier`): slashes at the
+    /// seam are not doubled, and an empty outcome is `/`. Any other prefix is replaced as text, and a path that was compared
+    /// as a whole is replaced as a whole (Envoy `prefix_rewrite`).
+    fn apply(&self, matched: &Matched, path: &str) -> Result<String, http::Error> {
+        let new = match (self, matched) {
+            (Self::Full(full), _) => Some(full.clone()),
+            (Self::Prefix(replacement), Matched::Whole) => Some(replacement.clone()),
+            (Self::Prefix(replacement), Matched::Text(prefix)) => {
+                path.strip_prefix(prefix.as_ref()).map(|rest| format!("{replacement}{rest}"))
+            }
+            (Self::Prefix(replacement), Matched::Segments(prefix)) => path
+                .strip_prefix(prefix.trim_end_matches('/'))
+                .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+                .map(|rest| format!("{}{rest}", replacement.trim_end_matches('/'))),
+            (Self::Regex(regex, parts), _) => {
+                let substitute = |found: &regex::Captures<'_>| substituted(parts, found);
+                Some(regex.replace_all(path, substitute).into_owned())
+            }
+        };
+        match new {
+            Some(new) if new.starts_with('/') => Ok(new),
+            Some(new) => Ok(format!("/{new}")),
+            // A path that is not the one that was matched is sent nowhere: reading an empty URI is an error.
+            None => Uri::try_from("").map(|_| String::new()).map_err(Into::into),
+        }
+    }
+}
+
+/// Reads a substitution: a backslash goes before the digit of a group, or before a backslash.
+fn substitution(text: &str) -> Result<Vec<Part>, String> {
+    let (mut parts, mut literal) = (Vec::new(), String::new());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character != '\\' {
+            literal.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some('\\') => literal.push('\\'),
+            Some(digit @ '0'..='9') => {
+                parts.push(Part::Text(std::mem::take(&mut literal)));
+                parts.push(Part::Group(usize::from(digit as u8 - b'0')));
+            }
+            _other => return Err(format!("`{text}`: a backslash goes before a digit or a backslash")),
+        }
+    }
+    parts.push(Part::Text(literal));
+    Ok(parts)
+}
+
+fn substituted(parts: &[Part], found: &regex::Captures<'_>) -> String {
+    let mut text = String::new();
+    for part in parts {
+        text.push_str(match part {
+            Part::Text(text) => text,
+            Part::Group(group) => found.get(*group).map_or("", |group| group.as_str()),
+        });
+    }
+    text
+}
+
+/// Changes a header of a request, by a change that is settled. The authority cannot be removed or doubled.
+pub(super) fn change_request(parts: &mut Parts, change: &Change) -> Result<(), http::Error> {
+    match change {
+        Change::Set(Name::Authority, Value::Plain(value))
+        | Change::Add(Name::Authority, Value::Plain(value)) => {
+            set_authority(parts, &Authority::try_from(value.as_bytes())?)
+        }
+        other => {
+            other.apply(&mut parts.headers);
+            Ok(())
+        }
+    }
+}
+
+/// Applies settled changes to a response, in their order.
+pub(crate) fn change(headers: &mut HeaderMap, changes: &[Change]) {
     for change in changes {
-        // Cannot fail, see above; a response is not withheld for it.
-        let _ = change_one(headers, change);
+        change.apply(headers);
     }
-}
-
-/// Builds the answer of a redirect: status and `Location` (RFC 9110 §15.4). `matched` is the prefix that was matched.
-///
-/// The scheme is `http` unless the redirect names one (inside a tunnel there is no TLS of ours to know of); the port of the
-/// request is kept unless scheme or port are given; the default port of the scheme is left out.
-///
-/// # Errors
-/// When the outcome is no valid URI, or the status none.
-pub(crate) fn redirect(
-    redirect: &Redirect,
-    matched: &str,
-    authority: &str,
-    path: &str,
-    query: Option<&str>,
-) -> Result<Response<Body>, http::Error> {
-    let (own_host, own_port) = split_authority(authority);
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
-    let host = redirect.hostname.as_deref().unwrap_or(own_host);
-    let port = match (redirect.port, &redirect.scheme) {
-        (Some(port), _) => Some(port.to_string()),
-        (None, Some(_)) => None,
-        (None, None) => own_port.map(str::to_owned),
-    };
-    let usual = matches!((scheme, port.as_deref()), ("http", Some("80")) | ("https", Some("443")));
-    let port = port.filter(|_| !usual).map(|port| format!(":{port}")).unwrap_or_default();
-    let path = match &redirect.path {
-        Some(rewrite) => new_path(rewrite, Some(matched), path)?,
-        None => path.to_owned(),
-    };
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    // Read back as a URI, so that no part of the request can break out of its place.
-    let location = Uri::try_from(format!("{scheme}://{host}{port}{path}{query}"))?;
-    Response::builder()
-        .status(redirect.status)
-        .header(LOCATION, HeaderValue::try_from(location.to_string())?)
-        .body(Body::Empty)
-}
-
-/// Rewrites host and path of a request head.
-///
-/// # Errors
-/// When the path does not start with `prefix`, or the outcome is no valid URI.
-pub(super) fn apply(rewrite: &Rewrite, prefix: Option<&str>, parts: &mut Parts) -> Result<(), http::Error> {
-    if let Some(hostname) = &rewrite.hostname {
-        set_authority(parts, hostname)?;
-    }
-    let Some(path) = &rewrite.path else { return Ok(()) };
-    let path = new_path(path, prefix, parts.uri.path())?;
-    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    uri.path_and_query = Some(PathAndQuery::try_from(format!("{path}{query}"))?);
-    parts.uri = Uri::from_parts(uri)?;
-    Ok(())
-}
-
-/// The new path (Gateway API `HTTPPathModifier`): segments after the prefix are kept, slashes at the seam are not doubled,
-/// and an empty outcome is `/`.
-fn new_path(rewrite: &PathRewrite, prefix: Option<&str>, path: &str) -> Result<String, http::Error> {
-    match rewrite {
-        PathRewrite::Full(full) if full.starts_with('/') => Ok(full.clone()),
-        PathRewrite::Full(full) => Ok(format!("/{full}")),
-        PathRewrite::Regex(..) => Uri::try_from("").map(|_| String::new()).map_err(Into::into),
-        PathRewrite::Prefix(replacement) => {
-            let prefix = prefix.unwrap_or_default().trim_end_matches('/');
-            let rest = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-            let Some(rest) = rest else {
-                // A path that is not the one that was matched is sent nowhere: reading an empty URI is an error.
-                return Uri::try_from("").map(|_| String::new()).map_err(Into::into);
-            };
-            let joined = format!("{}{rest}", replacement.trim_end_matches('/'));
-            Ok(if joined.starts_with('/') { joined } else { format!("/{joined}") })
-        }
-    }
-}
-
-/// Whether a change can be carried out on any message.
-pub(super) fn is_valid(change: &HeaderChange) -> bool {
-    match change {
-        HeaderChange::Set(name, value) | HeaderChange::Add(name, value) => {
-            HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok()
-        }
-        HeaderChange::Remove(name) => HeaderName::try_from(name).is_ok(),
-    }
-}
-
-/// Changes a header of a request. `host` means the authority, wherever it stands, and cannot be removed or doubled.
-pub(super) fn change_request(parts: &mut Parts, change: &HeaderChange) -> Result<(), http::Error> {
-    match change {
-        HeaderChange::Set(name, value) | HeaderChange::Add(name, value) if is_host(name) => {
-            set_authority(parts, value)
-        }
-        HeaderChange::Remove(name) if is_host(name) => Ok(()),
-        other => change_one(&mut parts.headers, other),
-    }
-}
-
-fn is_host(name: &str) -> bool {
-    name.eq_ignore_ascii_case(HOST.as_str())
-}
-
-fn change_one(headers: &mut HeaderMap, change: &HeaderChange) -> Result<(), http::Error> {
-    match change {
-        HeaderChange::Set(name, value) => {
-            headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
-        }
-        HeaderChange::Add(name, value) => {
-            headers.append(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
-        }
-        HeaderChange::Remove(name) => {
-            headers.remove(HeaderName::try_from(name)?);
-        }
-    }
-    Ok(())
 }
 
 /// Sets the authority in both places where it may stand: `:authority` (the URI) and the header `host`.
-fn set_authority(parts: &mut Parts, authority: &str) -> Result<(), http::Error> {
-    let authority = Authority::try_from(authority)?;
+fn set_authority(parts: &mut Parts, authority: &Authority) -> Result<(), http::Error> {
     parts.headers.insert(HOST, HeaderValue::try_from(authority.as_str())?);
     if parts.uri.authority().is_some() {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.authority = Some(authority);
+        uri.authority = Some(authority.clone());
         parts.uri = Uri::from_parts(uri)?;
     }
     Ok(())
@@ -146,12 +242,19 @@ fn set_authority(parts: &mut Parts, authority: &str) -> Result<(), http::Error> 
 
 #[cfg(test)]
 mod tests {
+    use waypoint_model::{HeaderChange, Pattern};
+
+    use super::super::values::compile;
     use super::*;
 
-    fn rewritten(path: &str, rewrite: &Rewrite, prefix: Option<&str>) -> Result<Parts, http::Error> {
+    fn rewritten(path: &str, rewrite: &Rewrite, matched: &Matched) -> Result<Parts, http::Error> {
         let (mut parts, ()) =
             http::Request::get(path).header("host", "old.example").body(()).unwrap().into_parts();
-        apply(rewrite, prefix, &mut parts).map(|()| parts)
+        Rewriter::compile(rewrite).unwrap().unwrap().apply(matched, &mut parts).map(|()| parts)
+    }
+
+    fn segments(prefix: &str) -> Matched {
+        Matched::Segments(prefix.into())
     }
 
     #[test]
@@ -174,7 +277,7 @@ mod tests {
         ];
         for (path, prefix, replacement, want) in rows {
             let rewrite = Rewrite { hostname: None, path: Some(PathRewrite::Prefix(replacement.to_owned())) };
-            let parts = rewritten(path, &rewrite, Some(prefix)).unwrap();
+            let parts = rewritten(path, &rewrite, &segments(prefix)).unwrap();
             assert_eq!(parts.uri.to_string(), want, "{path} {prefix} {replacement}");
         }
     }
@@ -182,8 +285,8 @@ mod tests {
     #[test]
     fn a_path_without_the_matched_prefix_is_refused() {
         let rewrite = Rewrite { hostname: None, path: Some(PathRewrite::Prefix("/x".to_owned())) };
-        assert!(rewritten("/bar", &rewrite, Some("/foo")).is_err());
-        assert!(rewritten("/foobar", &rewrite, Some("/foo")).is_err());
+        assert!(rewritten("/bar", &rewrite, &segments("/foo")).is_err());
+        assert!(rewritten("/foobar", &rewrite, &segments("/foo")).is_err());
     }
 
     #[test]
@@ -192,10 +295,10 @@ mod tests {
             hostname: Some("new.example".to_owned()),
             path: Some(PathRewrite::Full("/all".to_owned())),
         };
-        let parts = rewritten("http://old.example/a/b?q=1", &rewrite, None).unwrap();
+        let parts = rewritten("http://old.example/a/b?q=1", &rewrite, &Matched::Whole).unwrap();
         assert_eq!(parts.uri.to_string(), "http://new.example/all?q=1");
         assert_eq!(parts.headers["host"], "new.example");
-        let parts = rewritten("/a/b?q=1", &rewrite, None).unwrap();
+        let parts = rewritten("/a/b?q=1", &rewrite, &Matched::Whole).unwrap();
         assert_eq!(
             (parts.uri.to_string().as_str(), &parts.headers["host"]),
             ("/all?q=1", &"new.example".parse().unwrap())
@@ -236,7 +339,8 @@ mod tests {
             (to(None, None, Some(81), None), "[fd00::7]:8080", "http://[fd00::7]:81/p/q?x=1"),
         ];
         for (wanted, authority, want) in rows {
-            let response = redirect(&wanted, "/p", authority, "/p/q", Some("x=1")).unwrap();
+            let response = Redirector::compile(&wanted).unwrap();
+            let response = response.answer(&segments("/p"), authority, "/p/q", Some("x=1")).unwrap();
             assert_eq!(response.status(), 302);
             assert_eq!(response.headers()[LOCATION], want, "{wanted:?} {authority}");
         }
@@ -244,16 +348,23 @@ mod tests {
 
     #[test]
     fn a_location_that_is_no_uri_is_refused() {
-        assert!(redirect(&to(None, Some("b example"), None, None), "", "a", "/", None).is_err());
-        assert!(redirect(&to(None, None, None, None), "", "", "/", None).is_err());
+        for (wanted, authority) in
+            [(to(None, Some("b example"), None, None), "a"), (to(None, None, None, None), "")]
+        {
+            let redirector = Redirector::compile(&wanted).unwrap();
+            assert!(redirector.answer(&Matched::Whole, authority, "/", None).is_err(), "{wanted:?}");
+        }
     }
 
     #[test]
     fn a_change_of_host_changes_the_authority() {
         let request = http::Request::get("http://a.example/").header("host", "a.example").body(());
         let (mut parts, ()) = request.unwrap().into_parts();
-        change_request(&mut parts, &HeaderChange::Add("Host".into(), "b.example:81".into())).unwrap();
-        change_request(&mut parts, &HeaderChange::Remove("host".into())).unwrap();
+        let changes =
+            [HeaderChange::Add("Host".into(), "b.example:81".into()), HeaderChange::Remove("host".into())];
+        for change in compile(&changes).unwrap() {
+            change_request(&mut parts, &change).unwrap();
+        }
         assert_eq!(parts.uri.to_string(), "http://b.example:81/");
         assert_eq!(parts.headers.get_all("host").iter().collect::<Vec<_>>(), ["b.example:81"]);
     }
@@ -270,9 +381,33 @@ mod tests {
             HeaderChange::Add("c".into(), "5".into()),
             HeaderChange::Remove("b".into()),
         ];
-        change(&mut headers, &changes);
+        change(&mut headers, &compile(&changes).unwrap());
         let seen: Vec<(&str, &[u8])> =
             headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(seen, [("a", &b"9"[..]), ("c", b"4"), ("c", b"5")]);
+    }
+
+    #[test]
+    fn text_and_whole_paths_are_replaced_as_envoy_does() {
+        let prefix = |text: &str| PathRewrite::Prefix(text.to_owned());
+        let pattern =
+            |pattern: &str, text: &str| PathRewrite::Regex(Pattern::parse(pattern).unwrap(), text.to_owned());
+        let text = |text: &str| Matched::Text(text.into());
+        let rows = [
+            ("/ab/c", text("/a"), prefix("/x"), "/xb/c"),
+            ("/a/b", text("/a/"), prefix("/x/"), "/x/b"),
+            ("/a/b", text("/a"), prefix("/"), "//b"),
+            ("/a?q", Matched::Whole, prefix("/x"), "/x?q"),
+            ("/v1/users/7", segments(""), pattern("^/v1/([a-z]+)/(.*)$", r"/\2/in/\1"), "/7/in/users"),
+            ("/a/a?a", segments(""), pattern("a", r"b\0"), "/ba/ba?a"),
+            ("/x", segments(""), pattern("^/x", ""), "/"),
+        ];
+        for (path, matched, rewrite, want) in rows {
+            let rewrite = Rewrite { hostname: None, path: Some(rewrite) };
+            assert_eq!(rewritten(path, &rewrite, &matched).unwrap().uri, want, "{path} {rewrite:?}");
+        }
+        for bad in [pattern("a", r"\1"), pattern("(a)", r"\x"), pattern("a", "\\")] {
+            assert!(PathRewriter::compile(&bad).is_err(), "{bad:?}");
+        }
     }
 }

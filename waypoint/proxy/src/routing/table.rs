@@ -1,22 +1,25 @@
-//! All routes of one service port, compiled (Gateway API `HTTPRoute`), and what was selected for one request.
+//! All routes of one service port, compiled, and what was selected for one request.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use waypoint_model::{
-    Backend, BackendTarget, HeaderChange, PathRewrite, Redirect, Rewrite, Route, RouteAction, RouteMatch,
-    RouteRule, WorkloadUid,
-};
+use bytes::Bytes;
+use http::StatusCode;
+use waypoint_model::{BackendTarget, Route, RouteMatch, RouteOrder, WorkloadUid};
 
 use super::host::{HostPattern, split_authority};
-use super::matching::{Matcher, Subject};
-use super::rewrite;
-pub(crate) use super::rewrite::{change, redirect};
+use super::matching::{Matched, Matcher, Subject};
+use super::rewrite::{self, Redirector, Rewriter};
+use super::rule::Rule;
+use super::values::{Change, Facts};
 use crate::upstream::Cluster;
 
-/// All routes of one service port, compiled; precedence as the Gateway API says. Without routes everything goes to the
-/// service itself.
+/// Finds the endpoints that a backend stands for, or says why there are none.
+pub(crate) type Resolve<'a> = dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String> + 'a;
+
+/// All routes of one service port, compiled. Without routes everything goes to the service itself.
 pub struct RouteTable {
     /// In the order in which they are asked.
     entries: Vec<(Matcher, Arc<Rule>)>,
@@ -28,17 +31,8 @@ pub struct RouteTable {
 pub enum Selected {
     /// Goes to a backend.
     Forward(Forward),
-    /// Answered here, by [`redirect`].
-    Redirect {
-        /// Where to.
-        redirect: Redirect,
-        /// Name of the rule, for the log.
-        name: Arc<str>,
-        /// The prefix that matched, without its trailing slash; empty where the whole path was compared.
-        matched: Arc<str>,
-        /// For [`change`], on the answer.
-        response_headers: Arc<[HeaderChange]>,
-    },
+    /// Answered here.
+    Answer(Answer),
     /// 500 (Gateway API: a rule without a usable backend).
     Broken {
         /// Name of the rule, for the log.
@@ -48,6 +42,26 @@ pub enum Selected {
     },
 }
 
+/// An answer that a rule gives itself.
+#[derive(Clone)]
+pub struct Answer {
+    /// Name of the rule, for the log.
+    pub name: Arc<str>,
+    /// What is answered.
+    pub(crate) own: Own,
+    /// On the answer.
+    pub(crate) response_headers: Arc<[Change]>,
+}
+
+/// What a rule answers itself.
+#[derive(Clone)]
+pub(crate) enum Own {
+    /// A redirect, and what of the path was matched.
+    Redirect(Arc<Redirector>, Matched),
+    /// A status and a body.
+    Respond(StatusCode, Bytes),
+}
+
 /// The way of one request to one backend.
 #[derive(Clone)]
 pub struct Forward {
@@ -55,73 +69,46 @@ pub struct Forward {
     pub name: Arc<str>,
     /// Where to.
     pub cluster: Arc<Cluster>,
-    /// Changes by the rule.
-    pub request_headers: Arc<[HeaderChange]>,
-    /// Changes for this backend only, after those of the rule.
-    pub backend_headers: Arc<[HeaderChange]>,
-    /// For [`change`], on the response.
-    pub response_headers: Arc<[HeaderChange]>,
+    /// On the request, in this order.
+    pub(crate) request_headers: Arc<[Change]>,
+    /// On the response, in this order.
+    pub(crate) response_headers: Arc<[Change]>,
     /// New host or path.
-    pub rewrite: Option<Arc<Rewrite>>,
-    /// The prefix that matched, without its trailing slash.
-    pub matched_prefix: Option<Arc<str>>,
+    pub(crate) rewrite: Option<Arc<Rewriter>>,
+    /// What of the path was matched.
+    pub(crate) matched: Matched,
     /// The whole request.
     pub timeout: Option<Duration>,
     /// One attempt.
     pub backend_timeout: Option<Duration>,
 }
 
-/// One compiled rule, shared by its matches.
-struct Rule {
-    name: Arc<str>,
-    response_headers: Arc<[HeaderChange]>,
-    action: Action,
-}
-
-enum Action {
-    /// By weight, the sum of which is the number; never zero.
-    Split {
-        backends: Vec<Share>,
-        total: u64,
-    },
-    Redirect(Redirect),
-    Broken(Arc<str>),
-}
-
-/// One backend; weights are greater than zero.
-struct Share {
-    weight: u64,
-    to: Result<Forward, Arc<str>>,
-}
-
 impl RouteTable {
     /// Compiles `routes`, which stand in the order of their age. `own`: the service's own cluster, the way when no route is
-    /// attached. `cluster` finds backends, or says why there is none.
+    /// attached. `cluster` finds backends.
+    ///
+    /// Rules of routes with [`RouteOrder::Precedence`] are asked first, the most specific first (Gateway API). Then those of
+    /// [`RouteOrder::AsWritten`], in the order of the routes and of their rules; these are never sorted.
     ///
     /// What cannot work (a missing backend, a header name that is none) does not fail here: it is selected as
     /// [`Selected::Broken`], so that a broken rule never widens another.
-    pub fn compile(
+    pub(crate) fn compile(
         port: u16,
         routes: &[Arc<Route>],
         own: &Arc<Cluster>,
-        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
+        cluster: &mut Resolve<'_>,
     ) -> Self {
         let attached: Vec<&Arc<Route>> =
             routes.iter().filter(|route| route.port.is_none_or(|only| only == port)).collect();
-        let mut entries = Vec::new();
+        let (mut entries, mut written) = (Vec::new(), Vec::new());
         for route in &attached {
-            let hosts = HostPattern::of_route(&route.hostnames);
-            for rule in &route.rules {
-                let compiled = Arc::new(Rule::compile(rule, cluster));
-                let everything = [RouteMatch::default()];
-                let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches };
-                let pairs = hosts.iter().flat_map(|host| matches.iter().map(move |wanted| (host, wanted)));
-                entries.extend(
-                    pairs.map(|(host, wanted)| (Matcher::new(host.clone(), wanted), Arc::clone(&compiled))),
-                );
+            match route.order {
+                RouteOrder::Precedence => compile(route, cluster, &mut entries),
+                RouteOrder::AsWritten => compile(route, cluster, &mut written),
             }
         }
         entries.sort_by_key(|(matcher, _)| Reverse(matcher.precedence()));
+        entries.append(&mut written);
         let default = attached.is_empty().then(|| Forward::to_own(own));
         Self { entries, default }
     }
@@ -144,131 +131,20 @@ impl RouteTable {
         let (method, headers) = (&parts.method, &parts.headers);
         let subject = Subject { host: &host, authority, path, query, method, headers };
         let (matcher, rule) = self.entries.iter().find(|(matcher, _)| matcher.matches(&subject))?;
-        Some(rule.select(matcher.prefix(), pinned))
+        Some(rule.select(matcher.matched(path), pinned))
     }
 }
 
-impl Rule {
-    fn compile(
-        rule: &RouteRule,
-        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
-    ) -> Self {
-        let action = match unusable(rule) {
-            Some(why) => Action::Broken(why.into()),
-            None => Action::compile(rule, cluster),
-        };
-        Self {
-            name: rule.name.as_str().into(),
-            response_headers: rule.response_headers.clone().into(),
-            action,
-        }
-    }
-
-    fn select(&self, prefix: Option<&Arc<str>>, pinned: Option<&WorkloadUid>) -> Selected {
-        let broken = |why: &Arc<str>| Selected::Broken { name: Arc::clone(&self.name), why: Arc::clone(why) };
-        match &self.action {
-            Action::Broken(why) => broken(why),
-            Action::Redirect(redirect) => Selected::Redirect {
-                redirect: redirect.clone(),
-                name: Arc::clone(&self.name),
-                matched: prefix.cloned().unwrap_or_default(),
-                response_headers: Arc::clone(&self.response_headers),
-            },
-            Action::Split { backends, total } => {
-                match kept(backends, pinned).or_else(|| share(backends, fastrand::u64(..*total))) {
-                    Some(Share { to: Ok(forward), .. }) => {
-                        Selected::Forward(Forward { matched_prefix: prefix.cloned(), ..forward.clone() })
-                    }
-                    Some(Share { to: Err(why), .. }) => broken(why),
-                    None => broken(&"the weights do not add up".into()),
-                }
-            }
-        }
-    }
-}
-
-/// The backend that has the workload of a session.
-fn kept<'a>(backends: &'a [Share], pinned: Option<&WorkloadUid>) -> Option<&'a Share> {
-    let pinned = pinned?;
-    backends.iter().find(|share| share.to.as_ref().is_ok_and(|forward| forward.cluster.holds(pinned)))
-}
-
-/// The backend in whose part of the sum of weights `number` falls.
-fn share(backends: &[Share], number: u64) -> Option<&Share> {
-    let mut end = 0;
-    backends.iter().find(|share| {
-        end += share.weight;
-        number < end
-    })
-}
-
-impl Action {
-    fn compile(
-        rule: &RouteRule,
-        cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
-    ) -> Self {
-        let (backends, rewrite) = match &rule.action {
-            RouteAction::Redirect(redirect) => return Self::Redirect(redirect.clone()),
-            RouteAction::Respond { .. } => return Self::Broken("direct responses are not built".into()),
-            RouteAction::Forward { backends, rewrite } => (backends, rewrite),
-        };
-        let rewrite = (*rewrite != Rewrite::default()).then(|| Arc::new(rewrite.clone()));
-        let used = backends.iter().filter(|backend| backend.weight > 0);
-        let backends: Vec<Share> = used
-            .map(|backend| Share {
-                weight: u64::from(backend.weight),
-                to: forward(rule, backend, rewrite.as_ref(), cluster),
-            })
-            .collect();
-        match backends.iter().map(|share| share.weight).sum() {
-            0 => Self::Broken("no backend has a weight".into()),
-            total => Self::Split { backends, total },
-        }
-    }
-}
-
-fn forward(
-    rule: &RouteRule,
-    backend: &Backend,
-    rewrite: Option<&Arc<Rewrite>>,
-    cluster: &mut dyn FnMut(&BackendTarget) -> Result<Arc<Cluster>, String>,
-) -> Result<Forward, Arc<str>> {
-    let cluster = cluster(&backend.target)?;
-    Ok(Forward {
-        name: rule.name.as_str().into(),
-        cluster,
-        request_headers: rule.request_headers.clone().into(),
-        backend_headers: backend.request_headers.clone().into(),
-        response_headers: rule.response_headers.clone().into(),
-        rewrite: rewrite.cloned(),
-        matched_prefix: None,
-        timeout: rule.timeout,
-        backend_timeout: rule.backend_timeout,
-    })
-}
-
-/// Why a rule cannot be carried out as written; found once, here, rather than with each request.
-fn unusable(rule: &RouteRule) -> Option<String> {
-    let none: &[Backend] = &[];
-    let (backends, path) = match &rule.action {
-        RouteAction::Forward { backends, rewrite } => (&backends[..], rewrite.path.as_ref()),
-        RouteAction::Redirect(redirect) => (none, redirect.path.as_ref()),
-        RouteAction::Respond { .. } => (none, None),
-    };
-    let of_backends = backends.iter().flat_map(|backend| &backend.request_headers);
-    let mut changes = rule.request_headers.iter().chain(&rule.response_headers).chain(of_backends);
-    if let Some(bad) = changes.find(|change| !rewrite::is_valid(change)) {
-        return Some(format!("{bad:?} is no valid header"));
-    }
-    let whole = |wanted: &RouteMatch| matches!(wanted.path, Some(waypoint_model::PathMatch::Exact(_)));
-    if matches!(path, Some(PathRewrite::Prefix(_))) && rule.matches.iter().any(whole) {
-        return Some("a prefix can be replaced only where a prefix is matched".to_owned());
-    }
-    match &rule.action {
-        RouteAction::Redirect(redirect) if !matches!(redirect.status, 301..=303 | 307 | 308) => {
-            Some(format!("{} is no status of a redirect", redirect.status))
-        }
-        RouteAction::Redirect(_) | RouteAction::Forward { .. } | RouteAction::Respond { .. } => None,
+/// One entry for each host name and match of a route.
+fn compile(route: &Route, cluster: &mut Resolve<'_>, entries: &mut Vec<(Matcher, Arc<Rule>)>) {
+    let hosts = HostPattern::of_route(&route.hostnames);
+    for rule in &route.rules {
+        let compiled = Arc::new(Rule::compile(rule, route.order, cluster));
+        let everything = [RouteMatch::default()];
+        let matches = if rule.matches.is_empty() { &everything[..] } else { &rule.matches };
+        let pairs = hosts.iter().flat_map(|host| matches.iter().map(move |wanted| (host, wanted)));
+        let matcher = |(host, wanted): (&HostPattern, _)| Matcher::new(host.clone(), wanted, route.order);
+        entries.extend(pairs.map(|pair| (matcher(pair), Arc::clone(&compiled))));
     }
 }
 
@@ -279,10 +155,9 @@ impl Forward {
             name: "default".into(),
             cluster: Arc::clone(own),
             request_headers: Arc::default(),
-            backend_headers: Arc::default(),
             response_headers: Arc::default(),
             rewrite: None,
-            matched_prefix: None,
+            matched: Matched::Whole,
             timeout: None,
             backend_timeout: None,
         }
@@ -293,15 +168,34 @@ impl Forward {
     ///
     /// # Errors
     /// When the outcome is no valid URI or header; the request must not be sent then.
-    pub fn apply(&self, parts: &mut http::request::Parts) -> Result<(), http::Error> {
-        for change in self.request_headers.iter().chain(self.backend_headers.iter()) {
-            rewrite::change_request(parts, change)?;
+    pub(crate) fn apply(&self, parts: &mut http::request::Parts, facts: &Facts) -> Result<(), http::Error> {
+        for change in self.request_headers.iter() {
+            if let Some(settled) = change.settle(facts, &parts.headers)? {
+                rewrite::change_request(parts, &settled)?;
+            }
         }
         match &self.rewrite {
-            Some(rewrite) => rewrite::apply(rewrite, self.matched_prefix.as_deref(), parts),
+            Some(rewrite) => rewrite.apply(&self.matched, parts),
             None => Ok(()),
         }
     }
+}
+
+/// Changes of a response, with what its request says put into their values; for [`rewrite::change`].
+///
+/// # Errors
+/// When the outcome is no valid header.
+pub(crate) fn settle<'a>(
+    changes: &'a [Change],
+    facts: &Facts,
+    request: &http::HeaderMap,
+) -> Result<Cow<'a, [Change]>, http::Error> {
+    if changes.iter().all(Change::is_settled) {
+        return Ok(Cow::Borrowed(changes));
+    }
+    let settled: Result<Vec<Option<Change>>, _> =
+        changes.iter().map(|change| change.settle(facts, request)).collect();
+    Ok(Cow::Owned(settled?.into_iter().flatten().collect()))
 }
 
 #[cfg(test)]

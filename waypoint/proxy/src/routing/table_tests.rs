@@ -1,12 +1,23 @@
 use std::collections::HashMap;
 
 use http::Request;
-use waypoint_model::{HeaderMatch, PathMatch, QueryMatch, RouteKey, ServiceKey};
+use waypoint_model::{
+    Backend, HeaderChange, HeaderMatch, PathMatch, PathRewrite, Pattern, QueryMatch, Redirect, Rewrite,
+    RouteAction, RouteKey, RouteRule, ServiceKey,
+};
 
 use super::*;
 
 fn own() -> Arc<Cluster> {
     Cluster::without_endpoints(&ServiceKey::new("ns", "own"), 80)
+}
+
+fn facts() -> Facts {
+    Facts {
+        remote: "10.0.0.7:4242".parse().unwrap(),
+        version: http::Version::HTTP_11,
+        start: std::time::UNIX_EPOCH,
+    }
 }
 
 /// A rule of that name that leads to a service of that name.
@@ -79,7 +90,7 @@ fn taken(table: &RouteTable, authority: &str, target: &str) -> Option<String> {
     let (parts, ()) = request.into_parts();
     match table.select(authority, parts.uri.path(), parts.uri.query(), &parts, None)? {
         Selected::Forward(forward) => Some(forward.name.to_string()),
-        Selected::Redirect { name, .. } => Some(format!("redirect {name}")),
+        Selected::Answer(Answer { name, .. }) => Some(format!("answer {name}")),
         Selected::Broken { name, .. } => Some(format!("broken {name}")),
     }
 }
@@ -270,7 +281,7 @@ fn a_way_applies_changes_of_rule_and_backend_and_keeps_extensions() {
     let Some(Selected::Forward(forward)) = table.select("h", "/api/t", Some("q=1"), &parts, None) else {
         panic!()
     };
-    forward.apply(&mut parts).unwrap();
+    forward.apply(&mut parts, &facts()).unwrap();
     assert_eq!(parts.uri.to_string(), "/v2/t?q=1");
     assert_eq!(
         (&parts.headers["host"], &parts.headers["who"]),
@@ -279,4 +290,74 @@ fn a_way_applies_changes_of_rule_and_backend_and_keeps_extensions() {
     assert!(!parts.headers.contains_key("x"));
     assert_eq!(parts.extensions.get::<u8>(), Some(&7));
     assert_eq!(forward.timeout, Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn a_regular_expression_goes_after_every_prefix() {
+    let pattern = RouteMatch {
+        path: Some(PathMatch::Regex(Pattern::parse("/a/[0-9]+").unwrap())),
+        method: Some("GET".to_owned()),
+        ..RouteMatch::default()
+    };
+    let rules = vec![rule("regex", vec![pattern]), rule("prefix", vec![prefix("/a/1")])];
+    let table = table(&[route(&[], None, rules)]);
+    assert_eq!(taken(&table, "h", "/a/1").as_deref(), Some("prefix"));
+    assert_eq!(taken(&table, "h", "/a/2").as_deref(), Some("regex"));
+}
+
+#[test]
+fn rules_as_written_keep_their_order_across_routes_and_go_after_the_others() {
+    let written = |rules| {
+        let mut route = (*route(&[], None, rules)).clone();
+        route.order = RouteOrder::AsWritten;
+        Arc::new(route)
+    };
+    let first = written(vec![rule("wide", vec![prefix("/a")]), rule("narrow", vec![exact("/a/b")])]);
+    let second = written(vec![rule("second", vec![exact("/c")]), rule("last", vec![])]);
+    let sorted = route(&[], None, vec![rule("sorted", vec![exact("/c")])]);
+    let table = table(&[first, second, sorted]);
+    for (path, want) in [("/a/b", "wide"), ("/c", "sorted"), ("/d", "last")] {
+        assert_eq!(taken(&table, "h", path).as_deref(), Some(want), "{path}");
+    }
+}
+
+#[test]
+fn a_response_of_its_own_has_a_final_status() {
+    for (status, want) in [(503, "answer r"), (200, "answer r"), (101, "broken r"), (42, "broken r")] {
+        let action = RouteAction::Respond { status, body: "closed".to_owned() };
+        let table = table(&[route(&[], None, vec![rule_with("r", vec![], action)])]);
+        assert_eq!(taken(&table, "h", "/").as_deref(), Some(want), "{status}");
+    }
+}
+
+#[test]
+fn an_unknown_operator_breaks_its_rule_by_name() {
+    let mut bad = rule("r", vec![]);
+    bad.response_headers = vec![HeaderChange::Add("x".into(), "%UPSTREAM_HOST%".into())];
+    let table = table(&[route(&[], None, vec![bad])]);
+    let (parts, ()) = Request::get("/").body(()).unwrap().into_parts();
+    let Some(Selected::Broken { why, .. }) = table.select("h", "/", None, &parts, None) else { panic!() };
+    assert!(why.contains("%UPSTREAM_HOST%"), "{why}");
+}
+
+#[test]
+fn of_one_response_the_rule_has_the_last_word() {
+    let mut backend = backend("a", 1);
+    backend.response_headers = vec![
+        HeaderChange::Set("who".into(), "backend".into()),
+        HeaderChange::Add("x-caller".into(), "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%".into()),
+    ];
+    let action = RouteAction::Forward { backends: vec![backend], rewrite: Rewrite::default() };
+    let mut with_all = rule_with("r", vec![], action);
+    with_all.response_headers = vec![HeaderChange::Set("who".into(), "rule".into())];
+    let table = table(&[route(&[], None, vec![with_all])]);
+    let (parts, ()) = Request::get("/").body(()).unwrap().into_parts();
+    let Some(Selected::Forward(forward)) = table.select("h", "/", None, &parts, None) else { panic!() };
+    let changes = settle(&forward.response_headers, &facts(), &parts.headers).unwrap();
+    let mut headers = http::HeaderMap::new();
+    rewrite::change(&mut headers, &changes);
+    assert_eq!(
+        (&headers["who"], &headers["x-caller"]),
+        (&"rule".parse().unwrap(), &"10.0.0.7".parse().unwrap())
+    );
 }

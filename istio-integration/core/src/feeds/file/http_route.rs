@@ -330,7 +330,7 @@ mod tests {
             "{matches: [{path: {type: Exact, value: /a}, method: GET, headers: [{name: X-A, value: b}], \
                queryParams: [{name: q, value: v}]}, {path: {value: /p}}], \
               filters: [{type: RequestHeaderModifier, requestHeaderModifier: \
-                {set: [{name: X-S, value: '1'}], add: [{name: x-a, value: '2'}], remove: [x-r]}}], \
+                {set: [{name: X-S, value: '1%'}], add: [{name: x-a, value: '2'}], remove: [x-r]}}], \
               backendRefs: [{name: v1, port: 80, weight: 9}, {name: v2, port: 80, namespace: b}], \
               timeouts: {request: 10s, backendRequest: 500ms}}",
         );
@@ -354,7 +354,7 @@ mod tests {
         let second = RouteMatch { path: Some(PathMatch::Prefix("/p".to_owned())), ..RouteMatch::default() };
         assert_eq!(rule.matches, [first, second]);
         let changes = [
-            HeaderChange::Set("x-s".to_owned(), "1".to_owned()),
+            HeaderChange::Set("x-s".to_owned(), "1%%".to_owned()),
             HeaderChange::Add("x-a".to_owned(), "2".to_owned()),
             HeaderChange::Remove("x-r".to_owned()),
         ];

@@ -149,7 +149,8 @@ fn changes(written: &Modifier, path: &str, remarks: &mut Remarks) -> Vec<HeaderC
                 remarks.error(format!("{path}.value"), "holds a character that no header value may hold");
             }
             let change = if list == "set" { HeaderChange::Set } else { HeaderChange::Add };
-            changes.push(change(name, header.value.clone()));
+            // A value of the Gateway API is literal; to the model a single percent begins an operator.
+            changes.push(change(name, header.value.replace('%', "%%")));
         }
     }
     for (index, name) in written.remove.iter().enumerate() {
