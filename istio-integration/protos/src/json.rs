@@ -1,0 +1,144 @@
+//! Messages as protobuf JSON, with what is in each `Any` written out: the form of Envoy's `config_dump`.
+
+use std::sync::LazyLock;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, Value};
+use prost_reflect::{ReflectMessage as _, SerializeOptions};
+use serde_json::{Map, Value as Json, json};
+
+use crate::table::{self, Treatment};
+use crate::type_name;
+
+/// Descriptors of `proto/`, for JSON only; inspection has its own table, which needs no start.
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
+    DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice()).ok()
+});
+
+/// The message as JSON, `@type` first, names in lower camel case, unset fields left out (ProtoJSON).
+///
+/// A type that `proto/` does not have, bytes that do not decode, and a type that is treated as a whole and holds
+/// something unknown, are given as `{"@type": …, "value": base64}`. An unknown field of a type that is used is left
+/// out; [`crate::inspect()`] names it.
+pub fn to_json(type_url: &str, value: &[u8]) -> Json {
+    let mut object = Map::new();
+    object.insert("@type".to_owned(), type_url.into());
+    match decoded(type_url, value) {
+        Some(message) => match well_known(&message) {
+            Some(json) => drop(object.insert("value".to_owned(), json)),
+            None => object.extend(fields(&message)),
+        },
+        None => drop(object.insert("value".to_owned(), base64(value).into())),
+    }
+    Json::Object(object)
+}
+
+fn decoded(type_url: &str, value: &[u8]) -> Option<DynamicMessage> {
+    let name = type_name(type_url);
+    let descriptor = POOL.as_ref()?.get_message_by_name(name)?;
+    let message = DynamicMessage::decode(descriptor, value).ok()?;
+    let as_a_whole = table::message(name).is_some_and(|row| row.treatment != Treatment::Used);
+    (!as_a_whole || is_understood(&message)).then_some(message)
+}
+
+fn is_understood(message: &DynamicMessage) -> bool {
+    message.unknown_fields().next().is_none() && message.fields().all(|(_, value)| is_value_understood(value))
+}
+
+fn is_value_understood(value: &Value) -> bool {
+    match value {
+        Value::Message(message) => is_understood(message),
+        Value::List(values) => values.iter().all(is_value_understood),
+        Value::Map(entries) => entries.values().all(is_value_understood),
+        _ => true,
+    }
+}
+
+fn fields(message: &DynamicMessage) -> Map<String, Json> {
+    message.fields().map(|(field, value)| (field.json_name().to_owned(), field_json(&field, value))).collect()
+}
+
+fn field_json(field: &FieldDescriptor, value: &Value) -> Json {
+    match value {
+        Value::List(values) => values.iter().map(|value| value_json(&field.kind(), value)).collect(),
+        Value::Map(entries) => {
+            let Kind::Message(entry) = field.kind() else { return Json::Null };
+            let kind = entry.map_entry_value_field().kind();
+            // A map has no order of its own: sorted, so that the same message gives the same text.
+            let sorted: std::collections::BTreeMap<_, _> =
+                entries.iter().map(|(key, value)| (key_text(key), value_json(&kind, value))).collect();
+            Json::Object(sorted.into_iter().collect())
+        }
+        value => value_json(&field.kind(), value),
+    }
+}
+
+fn value_json(kind: &Kind, value: &Value) -> Json {
+    match value {
+        Value::Bool(value) => (*value).into(),
+        Value::I32(value) => (*value).into(),
+        Value::U32(value) => (*value).into(),
+        // 64 bits do not fit a JSON number everywhere, so ProtoJSON has them as text.
+        Value::I64(value) => value.to_string().into(),
+        Value::U64(value) => value.to_string().into(),
+        Value::F32(value) => float(f64::from(*value)),
+        Value::F64(value) => float(*value),
+        Value::String(value) => value.as_str().into(),
+        Value::Bytes(value) => base64(value).into(),
+        Value::EnumNumber(number) => enum_json(kind.as_enum(), *number),
+        Value::Message(message) => message_json(message),
+        Value::List(_) | Value::Map(_) => Json::Null,
+    }
+}
+
+fn message_json(message: &DynamicMessage) -> Json {
+    if message.descriptor().full_name() == "google.protobuf.Any" {
+        return any_json(message);
+    }
+    well_known(message).unwrap_or_else(|| Json::Object(fields(message)))
+}
+
+fn any_json(any: &DynamicMessage) -> Json {
+    let url = any.get_field_by_number(1);
+    let value = any.get_field_by_number(2);
+    let text = url.as_deref().and_then(Value::as_str).unwrap_or_default();
+    let bytes = value.as_deref().and_then(Value::as_bytes).cloned().unwrap_or_default();
+    if text.is_empty() { json!({}) } else { to_json(text, &bytes) }
+}
+
+/// Protobuf's own types have forms of their own: a duration is `"1.500s"`, a wrapper is what it wraps.
+fn well_known(message: &DynamicMessage) -> Option<Json> {
+    if message.descriptor().parent_file().package_name() != "google.protobuf" {
+        return None;
+    }
+    message.serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new()).ok()
+}
+
+fn enum_json(descriptor: Option<&EnumDescriptor>, number: i32) -> Json {
+    descriptor.and_then(|e| e.get_value(number)).map_or_else(|| number.into(), |value| value.name().into())
+}
+
+fn key_text(key: &MapKey) -> String {
+    match key {
+        MapKey::Bool(key) => key.to_string(),
+        MapKey::I32(key) => key.to_string(),
+        MapKey::I64(key) => key.to_string(),
+        MapKey::U32(key) => key.to_string(),
+        MapKey::U64(key) => key.to_string(),
+        MapKey::String(key) => key.clone(),
+    }
+}
+
+fn float(value: f64) -> Json {
+    match value {
+        value if value.is_nan() => "NaN".into(),
+        f64::INFINITY => "Infinity".into(),
+        f64::NEG_INFINITY => "-Infinity".into(),
+        value if value.fract() == 0.0 && value.abs() < 1e15 => (value as i64).into(),
+        value => value.into(),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
