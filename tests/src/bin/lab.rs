@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use portcullis_tests::istio::enclosure;
+use portcullis_tests::istio::{enclosure, waypoint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +25,19 @@ enum Call {
         /// The command.
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+    /// Becomes a container of the lab.
+    #[command(hide = true)]
+    Contain {
+        /// What the container is.
+        plan: PathBuf,
+    },
+    /// Stands in for a waypoint, and tells what its container is like.
+    #[command(hide = true)]
+    Report {
+        /// As a waypoint gets them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
     },
     /// What `run` starts in new namespaces.
     #[command(hide = true)]
@@ -51,6 +64,8 @@ async fn main() -> ExitCode {
 async fn call(call: Call) -> Result<i32> {
     match call {
         Call::Run { state, command } => run(state, command).await,
+        Call::Contain { plan } => match waypoint::contain(&plan)? {},
+        Call::Report { .. } => match waypoint::report()? {},
         Call::Inside { folder, command } => enclosure::inside(&folder, &command).await,
     }
 }

@@ -60,7 +60,8 @@ impl Api {
     }
 
     async fn call(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> Result<Value> {
-        let reply = self.send(method.clone(), path, kind, body).await?;
+        // Futures of TLS connections are large, and many calls are made within one test's future.
+        let reply = Box::pin(self.send(method.clone(), path, kind, body)).await?;
         let told = reply.text();
         ensure!(reply.status.is_success(), "{method} {path}: {} {told}", reply.status);
         serde_json::from_str(&told).with_context(|| format!("{method} {path}: {told}"))
@@ -73,7 +74,7 @@ impl Api {
 
     /// The object at `path`, if there is one.
     pub async fn find(&self, path: &str) -> Result<Option<Value>> {
-        let reply = self.send(Method::GET, path, "application/json", None).await?;
+        let reply = Box::pin(self.send(Method::GET, path, "application/json", None)).await?;
         match reply.status.as_u16() {
             200 => Ok(Some(reply.json()?)),
             404 => Ok(None),

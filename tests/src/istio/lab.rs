@@ -122,7 +122,7 @@ impl Lab {
 pub struct Namespace {
     /// Its name.
     pub name: String,
-    lab: Lab,
+    pub(super) lab: Lab,
 }
 
 impl Namespace {
@@ -157,7 +157,7 @@ impl Namespace {
     pub async fn endpoints(&self, service: &str, pods: &[&Pod]) -> Result<()> {
         let path = format!("/api/v1/namespaces/{}/services/{service}", self.name);
         let object = self.lab.api.get(&path).await?;
-        self.lab.api.apply(&endpoint_slice(&object, pods)?).await?;
+        self.lab.api.apply(&endpoint_slice(&object, "pods", pods, true)?).await?;
         Ok(())
     }
 
@@ -168,8 +168,9 @@ impl Namespace {
     }
 }
 
-/// The EndpointSlice of a Service with these pods.
-fn endpoint_slice(service: &Value, pods: &[&Pod]) -> Result<Value> {
+/// An EndpointSlice of a Service with these pods, which are ready or on their way out. A Service may have several, each
+/// with a `name` of its own.
+pub(super) fn endpoint_slice(service: &Value, slice: &str, pods: &[&Pod], ready: bool) -> Result<Value> {
     let (name, namespace) = (text(service, "/metadata/name")?, text(service, "/metadata/namespace")?);
     let port = |port: &Value| {
         // A named target port needs the container's list, which pods of the lab do not have.
@@ -180,14 +181,14 @@ fn endpoint_slice(service: &Value, pods: &[&Pod]) -> Result<Value> {
     let endpoint = |pod: &&Pod| {
         json!({
             "addresses": [pod.address], "nodeName": "node1", "zone": "z1",
-            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "conditions": {"ready": ready, "serving": true, "terminating": !ready},
             "targetRef": {"kind": "Pod", "name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         })
     };
     Ok(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
-            "name": format!("{name}-lab"), "namespace": namespace,
+            "name": format!("{name}-{slice}"), "namespace": namespace,
             "labels": {"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "lab"},
         },
         "addressType": "IPv4",

@@ -25,6 +25,7 @@ mod objects;
 mod pki;
 mod pod;
 mod state;
+pub mod waypoint;
 
 pub use api::Api;
 pub use certificate::Identity;
@@ -33,3 +34,4 @@ pub use lab::{Lab, Namespace};
 pub use network::PodNetwork;
 pub use pod::{Pod, PodSpec};
 pub use state::State;
+pub use waypoint::{Waypoint, WaypointSettings};
