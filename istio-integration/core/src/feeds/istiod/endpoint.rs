@@ -1,0 +1,177 @@
+//! `envoy.config.endpoint.v3.ClusterLoadAssignment` → endpoints.
+
+use std::net::{IpAddr, SocketAddr};
+
+use istio_protos::Decoded;
+use istio_protos::envoy::config::core::v3::address::Address as AddressKind;
+use istio_protos::envoy::config::core::v3::envoy_internal_address::AddressNameSpecifier;
+use istio_protos::envoy::config::core::v3::socket_address::PortSpecifier;
+use istio_protos::envoy::config::core::v3::{Address, HealthStatus};
+use istio_protos::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use istio_protos::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints};
+use waypoint_model::{ClusterEndpoint, EndpointAddress, Locality, TunnelKind};
+
+use super::{Refused, TranslatedEndpoints};
+
+/// The listener that means: in a tunnel, to the workload at this address.
+const TUNNEL: &str = "connect_originate";
+
+/// Translates the endpoints of a cluster. A field that is not known is refused; an endpoint that cannot be reached is left
+/// out and noted: the others serve on.
+#[must_use]
+pub fn translate(decoded: &Decoded<ClusterLoadAssignment>) -> TranslatedEndpoints {
+    let name = &decoded.message.cluster_name;
+    let about = |why: String| Refused { path: name.clone(), why };
+    let (endpoints, unread) = read(&decoded.message);
+    TranslatedEndpoints {
+        endpoints,
+        refused: decoded.findings.iter().map(|finding| about(finding.to_string())).collect(),
+        notes: unread.into_iter().map(about).collect(),
+    }
+}
+
+/// The endpoints that can be used, and why the others cannot.
+pub(super) fn read(wire: &ClusterLoadAssignment) -> (Vec<ClusterEndpoint>, Vec<String>) {
+    let (mut endpoints, mut unread) = (Vec::new(), Vec::new());
+    for group in &wire.endpoints {
+        for one in &group.lb_endpoints {
+            match endpoint(one, group) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(why) => unread.push(why),
+            }
+        }
+    }
+    (endpoints, unread)
+}
+
+fn endpoint(wire: &LbEndpoint, group: &LocalityLbEndpoints) -> Result<ClusterEndpoint, String> {
+    let Some(HostIdentifier::Endpoint(endpoint)) = &wire.host_identifier else {
+        return Err("an endpoint has no address".to_owned());
+    };
+    let (address, tunnel) =
+        endpoint.address.as_ref().map_or(Err("an endpoint has no address".to_owned()), at)?;
+    let ready = matches!(
+        wire.health_status(),
+        HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded
+    );
+    Ok(ClusterEndpoint {
+        workload: None,
+        address,
+        tunnel,
+        weight: wire.load_balancing_weight.unwrap_or(1),
+        priority: group.priority,
+        locality: group.locality.as_ref().map_or_else(Locality::default, |at| Locality {
+            region: at.region.as_str().into(),
+            zone: at.zone.as_str().into(),
+            subzone: at.sub_zone.as_str().into(),
+        }),
+        locality_weight: group.load_balancing_weight,
+        ready,
+    })
+}
+
+/// Where an endpoint listens and how it is reached.
+fn at(address: &Address) -> Result<(EndpointAddress, TunnelKind), String> {
+    match &address.address {
+        Some(AddressKind::EnvoyInternalAddress(internal)) => {
+            let AddressNameSpecifier::ServerListenerName(listener) =
+                internal.address_name_specifier.as_ref().ok_or("an internal address names no listener")?;
+            if listener != TUNNEL {
+                return Err(format!("an endpoint behind the listener {listener} is not supported"));
+            }
+            let socket: SocketAddr = internal
+                .endpoint_id
+                .parse()
+                .map_err(|_| format!("endpoint {:?} is no address with port", internal.endpoint_id))?;
+            Ok((EndpointAddress::Socket(canonical(socket)), TunnelKind::Hbone))
+        }
+        Some(AddressKind::SocketAddress(socket)) => {
+            let Some(PortSpecifier::PortValue(port)) = &socket.port_specifier else {
+                return Err(format!("endpoint {:?} has no port", socket.address));
+            };
+            let port = u16::try_from(*port).map_err(|_| format!("port {port} is none"))?;
+            let address = match socket.address.parse::<IpAddr>() {
+                Ok(ip) => EndpointAddress::Socket(SocketAddr::new(ip.to_canonical(), port)),
+                Err(_) => EndpointAddress::Host(socket.address.clone(), port),
+            };
+            Ok((address, TunnelKind::Plain))
+        }
+        None => Err("an endpoint has no address".to_owned()),
+    }
+}
+
+fn canonical(socket: SocketAddr) -> SocketAddr {
+    SocketAddr::new(socket.ip().to_canonical(), socket.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use istio_protos::decode;
+
+    use super::*;
+
+    fn dumped(name: &str) -> TranslatedEndpoints {
+        let path = format!("{}/tests/dumps/ClusterLoadAssignment/{name}.bin", env!("CARGO_MANIFEST_DIR"));
+        translate(&decode(fs::read(&path).expect(name).into()).unwrap())
+    }
+
+    #[test]
+    fn endpoints_in_the_mesh_are_reached_through_tunnels() {
+        let got = dumped("inbound-vip_80_http_cart.shop.svc.cluster.local");
+        assert_eq!((got.refused, got.notes), (vec![], vec![]));
+        let got: Vec<_> = got
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let zone = endpoint.locality.zone.as_ref();
+                (endpoint.address.clone(), endpoint.tunnel, endpoint.priority, zone, endpoint.ready)
+            })
+            .collect();
+        let want = |address: &str, priority, zone| {
+            let address = EndpointAddress::Socket(address.parse().unwrap());
+            (address, TunnelKind::Hbone, priority, zone, true)
+        };
+        assert_eq!(got, [want("10.244.1.1:8080", 0, "z1"), want("10.244.1.2:8080", 1, "z2")]);
+    }
+
+    #[test]
+    fn an_address_is_read_or_named() {
+        let socket = |address: &str, port: u32| Address {
+            address: Some(AddressKind::SocketAddress(istio_protos::envoy::config::core::v3::SocketAddress {
+                address: address.to_owned(),
+                port_specifier: Some(PortSpecifier::PortValue(port)),
+            })),
+        };
+        let internal = |listener: &str, endpoint: &str| Address {
+            address: Some(AddressKind::EnvoyInternalAddress(
+                istio_protos::envoy::config::core::v3::EnvoyInternalAddress {
+                    address_name_specifier: Some(AddressNameSpecifier::ServerListenerName(
+                        listener.to_owned(),
+                    )),
+                    endpoint_id: endpoint.to_owned(),
+                },
+            )),
+        };
+        let rows = [
+            (socket("10.0.0.1", 80), Ok("10.0.0.1:80 Plain")),
+            (socket("::ffff:10.0.0.1", 80), Ok("10.0.0.1:80 Plain")),
+            (socket("api.example.com", 443), Ok("api.example.com:443 Plain")),
+            (socket("10.0.0.1", 70_000), Err("port 70000 is none")),
+            (internal("connect_originate", "[fd00::7]:80"), Ok("[fd00::7]:80 Hbone")),
+            (internal("connect_originate", "x"), Err("endpoint \"x\" is no address with port")),
+            (
+                internal("inner_connect_originate", "10.0.0.1:80"),
+                Err("an endpoint behind the listener inner_connect_originate is not supported"),
+            ),
+        ];
+        for (address, want) in rows {
+            let got = at(&address).map(|(address, tunnel)| match address {
+                EndpointAddress::Socket(socket) => format!("{socket} {tunnel:?}"),
+                EndpointAddress::Host(host, port) => format!("{host}:{port} {tunnel:?}"),
+            });
+            assert_eq!(got, want.map(str::to_owned).map_err(str::to_owned));
+        }
+    }
+}
