@@ -79,7 +79,9 @@ impl Refusal {
             Self::Upstream(error) => match error {
                 UpstreamError::PinnedGone => StatusCode::NOT_FOUND,
                 UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+                UpstreamError::NoCluster(_) => StatusCode::INTERNAL_SERVER_ERROR,
                 UpstreamError::NoEndpoint
+                | UpstreamError::Unusable { .. }
                 | UpstreamError::Overloaded
                 | UpstreamError::Connect { .. }
                 | UpstreamError::Reset { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -97,7 +99,10 @@ impl Refusal {
             Self::BodyNotReceived => "DC",
             Self::InspectionBusy => "UO",
             Self::Upstream(error) => match error {
-                UpstreamError::NoEndpoint | UpstreamError::PinnedGone => "UH",
+                UpstreamError::NoEndpoint | UpstreamError::Unusable { .. } | UpstreamError::PinnedGone => {
+                    "UH"
+                }
+                UpstreamError::NoCluster(_) => "NC",
                 UpstreamError::Overloaded => "UO",
                 UpstreamError::Connect { .. } => "UF",
                 UpstreamError::Reset { .. } => "UC",
@@ -131,6 +136,8 @@ impl Refusal {
             Self::Timeout => "timeout",
             Self::Upstream(error) => match error {
                 UpstreamError::NoEndpoint => "no_endpoint",
+                UpstreamError::Unusable { .. } => "cluster_unusable",
+                UpstreamError::NoCluster(_) => "no_cluster",
                 UpstreamError::PinnedGone => "session_endpoint_gone",
                 UpstreamError::Overloaded => "overloaded",
                 UpstreamError::Connect { .. } => "upstream_connect",

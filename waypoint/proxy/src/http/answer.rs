@@ -142,7 +142,8 @@ fn text(refusal: &Refusal) -> &'static str {
         Refusal::Unscreenable(_) => "bad gateway",
         Refusal::Timeout => "upstream request timeout",
         Refusal::Upstream(error) => match error {
-            UpstreamError::NoEndpoint => "no healthy upstream",
+            UpstreamError::NoCluster(_) => "no backend",
+            UpstreamError::NoEndpoint | UpstreamError::Unusable { .. } => "no healthy upstream",
             UpstreamError::PinnedGone => "session not found",
             UpstreamError::Overloaded => "overloaded",
             UpstreamError::Connect { .. } | UpstreamError::Reset { .. } => {

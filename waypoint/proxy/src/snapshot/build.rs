@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use waypoint_model::{
-    Backend, BackendTarget, MeshConfig, Policy, PolicyKey, Rewrite, Route, RouteAction, RouteKey, RouteRule,
-    Service, ServiceKey,
+    Backend, BackendTarget, ClusterKey, MeshConfig, Policy, PolicyKey, Rewrite, Route, RouteAction, RouteKey,
+    RouteRule, Service, ServiceKey, ServicePort,
 };
 use waypoint_policy::PolicySet;
 
@@ -21,7 +21,7 @@ pub(super) fn build(
     previous: Option<&Snapshot>,
     generation: u64,
 ) -> (Snapshot, Vec<Arc<Cluster>>) {
-    let mut clusters = Clusters { mesh, upstreams, made: HashMap::new() };
+    let mut clusters = Clusters { mesh, upstreams, made: HashMap::new(), named: HashMap::new() };
     let mut snapshot =
         Snapshot { generation, mesh: Arc::clone(mesh), by_address: HashMap::new(), by_host: HashMap::new() };
     for service in mesh.services.values().filter(|service| service.fronted) {
@@ -35,7 +35,7 @@ pub(super) fn build(
             snapshot.by_host.insert(host.to_ascii_lowercase().into(), ports.clone());
         }
     }
-    (snapshot, clusters.made.into_values().collect())
+    (snapshot, clusters.made.into_values().chain(clusters.named.into_values()).collect())
 }
 
 /// Clusters of this build, made once each.
@@ -43,6 +43,7 @@ struct Clusters<'a> {
     mesh: &'a Arc<MeshConfig>,
     upstreams: &'a Arc<Upstreams>,
     made: HashMap<(ServiceKey, u16), Arc<Cluster>>,
+    named: HashMap<ClusterKey, Arc<Cluster>>,
 }
 
 impl Clusters<'_> {
@@ -57,13 +58,38 @@ impl Clusters<'_> {
         Some(cluster)
     }
 
+    fn named(&mut self, key: &ClusterKey) -> Option<Arc<Cluster>> {
+        if let Some(cluster) = self.named.get(key) {
+            return Some(Arc::clone(cluster));
+        }
+        let told = self.mesh.clusters.get(key)?;
+        let service = self.mesh.services.get(&told.service);
+        let cluster =
+            self.upstreams.named_cluster(told, service, &|uid| self.mesh.workloads.get(uid).cloned());
+        self.named.insert(key.clone(), Arc::clone(&cluster));
+        Some(cluster)
+    }
+
+    /// Where a port leads that no route takes a request of.
+    fn of_port(&mut self, service: &Arc<Service>, number: u16, port: &ServicePort) -> Option<Arc<Cluster>> {
+        match &port.chain.cluster {
+            None => self.get(&service.key, number),
+            Some(key) => {
+                let missing = || self.upstreams.missing_cluster(key, service, number);
+                Some(self.named(key).unwrap_or_else(missing))
+            }
+        }
+    }
+
     /// Where a backend leads, or why nowhere (500, Gateway API).
     fn find(&mut self, target: &BackendTarget) -> Result<Arc<Cluster>, String> {
         match target {
             BackendTarget::Service(key, port) => {
                 self.get(key, *port).ok_or_else(|| format!("backend {key}:{port} is not known"))
             }
-            BackendTarget::Cluster(key) => Err(format!("cluster {key}: clusters are not built")),
+            BackendTarget::Cluster(key) => {
+                self.named(key).ok_or_else(|| format!("cluster {key} was not delivered"))
+            }
             BackendTarget::Missing(what) => Err(what.clone()),
         }
     }
@@ -89,7 +115,7 @@ fn destinations(
     let routes: Vec<Arc<Route>> = service.routes.iter().map(|key| route(mesh, key)).collect();
     let mut ports = HashMap::new();
     for (number, port) in &service.ports {
-        let Some(cluster) = clusters.get(&service.key, *number) else { continue };
+        let Some(cluster) = clusters.of_port(service, *number, port) else { continue };
         let routes = RouteTable::compile(*number, &routes, &cluster, &mut |target| clusters.find(target));
         let destination = Destination {
             service: Arc::clone(service),

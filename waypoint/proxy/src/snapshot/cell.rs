@@ -59,8 +59,8 @@ mod tests {
     use certs::{MeshTls, Revocations, SvidSource, TrustDomains, X509Svid};
     use hbone::Target;
     use waypoint_model::{
-        Action, Backend, BackendTarget, Endpoint, Locality, Policy, PolicyKey, Protocol, Rewrite, Route,
-        RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort, TunnelKind, Workload,
+        Action, Backend, BackendTarget, ClusterKey, Endpoint, Locality, Policy, PolicyKey, Protocol, Rewrite,
+        Route, RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort, TunnelKind, Workload,
         WorkloadUid,
     };
 
@@ -231,6 +231,37 @@ mod tests {
             assert_eq!(taken(Some(&WorkloadUid("b".into()))), "b");
             assert_eq!(taken(Some(&WorkloadUid("a".into()))), "a");
             assert_eq!(taken(Some(&WorkloadUid("gone".into()))), "a");
+        }
+    }
+
+    /// `x`, whose port leads to the cluster `c`.
+    fn chained(clusters: Vec<waypoint_model::Cluster>) -> Arc<MeshConfig> {
+        let mut x = service("x", true, Vec::new(), Vec::new());
+        let port = x.ports.get_mut(&80).unwrap();
+        port.chain.cluster = Some(ClusterKey("c".into()));
+        let clusters = clusters.into_iter().map(|cluster| (cluster.key.clone(), Arc::new(cluster))).collect();
+        let services = [(x.key.clone(), Arc::new(x))].into();
+        Arc::new(MeshConfig { services, clusters, ..MeshConfig::default() })
+    }
+
+    #[tokio::test]
+    async fn a_port_leads_to_its_cluster_and_nowhere_where_nobody_delivered_that() {
+        let told = waypoint_model::Cluster {
+            key: ClusterKey("c".into()),
+            service: ServiceKey::new("other", "elsewhere"),
+            port: 81,
+            subset: None,
+            endpoints: Vec::new(),
+            traffic: waypoint_model::TrafficPolicy::default(),
+            unusable: None,
+        };
+        let cell = cell();
+        for (clusters, port) in [(vec![told], 81), (Vec::new(), 80)] {
+            cell.apply(&chained(clusters));
+            let snapshot = cell.load().unwrap();
+            let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
+            assert_eq!(destination.cluster.port(), port);
+            assert_eq!(destination.cluster.is_missing(), port == 80);
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::UpstreamError;
-use super::health::Active;
+use super::health::{Active, Outcome};
 use super::pool::Lease;
 use super::send::Blame;
 use crate::body::{Body, BodyError};
@@ -137,7 +137,7 @@ impl HttpBody for Inbound {
         let late = this.rest.is_some() && this.is_late(cx);
         let Some((incoming, running)) = &mut this.rest else { return Poll::Ready(None) };
         if late {
-            running.blame.failed();
+            running.blame.saw(Outcome::NoAnswer);
             this.rest = None;
             return Poll::Ready(Some(Err(UpstreamError::Timeout.into())));
         }
@@ -150,7 +150,7 @@ impl HttpBody for Inbound {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                running.blame.failed();
+                running.blame.saw(Outcome::NoAnswer);
                 this.rest = None;
                 Poll::Ready(Some(Err(error.into())))
             }

@@ -86,7 +86,6 @@ impl hbone::Connector<TunnelKey> for MeshConnector {
 pub(super) struct Dialer {
     tls: MeshTls,
     tunnels: Pool<TunnelKey, MeshConnector>,
-    timeout: Duration,
 }
 
 impl Dialer {
@@ -108,16 +107,18 @@ impl Dialer {
         };
         let connector =
             MeshConnector { tls: tls.clone(), timeout: limits.connect_timeout, recheck: limits.recheck };
-        Self { tls, tunnels: Pool::new(connector, settings), timeout: limits.connect_timeout }
+        Self { tls, tunnels: Pool::new(connector, settings) }
     }
 
-    /// A byte stream to an endpoint, within `limits.connect_timeout`. `headers` go on the CONNECT. Cancel safe.
+    /// A byte stream to an endpoint, within its connect timeout. `headers` go on the CONNECT. Cancel safe.
     ///
     /// # Errors
     /// A [`ConnectError`]; an HBONE endpoint whose identity is unknown is never dialled.
     pub(super) async fn open(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<Peer, ConnectError> {
         match endpoint.state.key.tunnel {
-            TunnelKind::Plain => dial(endpoint.address(), self.timeout).await.map(Peer::Tcp),
+            TunnelKind::Plain => {
+                dial(endpoint.address(), endpoint.terms.connect_timeout).await.map(Peer::Tcp)
+            }
             TunnelKind::Hbone => self.open_tunnel(endpoint, headers).await.map(Peer::Tunnel),
         }
     }
@@ -127,7 +128,10 @@ impl Dialer {
         let to = endpoint.state.key.live_tunnel().ok_or(ConnectError::NoEndpointIdentity)?;
         let (key, target) = (TunnelKey { own, to }, Target::Addr(endpoint.address()));
         let open = Box::pin(self.tunnels.open(&key, &target, headers));
-        timeout(self.timeout, open).await.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Tunnel)
+        timeout(endpoint.terms.connect_timeout, open)
+            .await
+            .map_err(|_| ConnectError::TimedOut)?
+            .map_err(ConnectError::Tunnel)
     }
 
     /// Our own identity, with which connections to HBONE endpoints are made.

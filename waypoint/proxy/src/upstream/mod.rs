@@ -1,11 +1,17 @@
 //! Towards an endpoint: which one, over which connection, and one attempt after another.
 
 mod bodies;
+mod cluster;
 mod connect;
 mod endpoints;
+mod group;
 mod health;
+mod nearest;
 mod pool;
+mod priorities;
+mod ring;
 mod send;
+mod terms;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -14,18 +20,20 @@ use std::time::Duration;
 
 use certs::MeshTls;
 use http::{HeaderMap, Request, Response};
-use waypoint_model::{Locality, Service, TunnelKind, Workload, WorkloadUid};
+use waypoint_model::{ClusterKey, Locality, Service, TunnelKind, Workload, WorkloadUid};
 use waypoint_policy::Permit;
 
 use crate::body::Body;
 use crate::limits::Limits;
 use bodies::Running;
+pub use cluster::Cluster;
+use cluster::Sources;
 use connect::{ConnectError, Dialer};
-pub use endpoints::Cluster;
 use endpoints::{Endpoint, EndpointKey, Picked, State};
-use health::{Active, Clock, Ejection, Health, Slot};
+use health::{Active, Clock, Health, Outcome, Slot};
 use pool::{Connections, EndpointPool};
 use send::{Blame, Failure, Message, RETRIES, deadline};
+use terms::{Budget, Terms};
 
 /// Everything towards endpoints: health that outlives a snapshot, tunnels, inner HTTP connections.
 pub struct Upstreams {
@@ -35,6 +43,10 @@ pub struct Upstreams {
     connections: Connections,
     /// Locked while a snapshot is built and for metrics, never by a request.
     states: Mutex<HashMap<EndpointKey, Arc<State>>>,
+    /// As `states`, of the control plane's clusters.
+    budgets: Mutex<HashMap<ClusterKey, Arc<Budget>>>,
+    /// Of clusters without a policy of their own.
+    terms: Arc<Terms>,
 }
 
 /// One endpoint that was chosen.
@@ -43,7 +55,7 @@ pub struct Upstreams {
 /// Otherwise the response body counts it.
 #[derive(Clone)]
 pub struct Chosen {
-    /// The workload.
+    /// The workload; one without a name where only the address is known.
     pub workload: Arc<Workload>,
     /// Its address and target port.
     pub address: SocketAddr,
@@ -74,6 +86,17 @@ pub enum UpstreamError {
     /// The service has no ready endpoint (UH, 503).
     #[error("no endpoint")]
     NoEndpoint,
+    /// A control plane's cluster that cannot be used (UH, 503).
+    #[error("cluster {cluster} cannot be used: {why}")]
+    Unusable {
+        /// Which.
+        cluster: ClusterKey,
+        /// Why.
+        why: Arc<str>,
+    },
+    /// A port leads to a cluster that nobody delivered (NC, 500).
+    #[error("cluster {0} was not delivered")]
+    NoCluster(ClusterKey),
     /// The workload that holds the session is gone (404 for an MCP session).
     #[error("the session's endpoint is gone")]
     PinnedGone,
@@ -118,7 +141,9 @@ impl Upstreams {
     pub fn new(tls: MeshTls, limits: &Limits, locality: Locality) -> Arc<Self> {
         let clock = Clock::start();
         let connections = Connections::new(Dialer::new(tls, limits), limits, clock);
-        Arc::new(Self { limits: limits.clone(), locality, clock, connections, states: Mutex::default() })
+        let terms = Arc::new(Terms::of_process(limits));
+        let (states, budgets) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { limits: limits.clone(), locality, clock, connections, states, budgets, terms })
     }
 
     /// The cluster of a service port (called while a snapshot is built). What is known of an endpoint is kept, as long as it
@@ -130,12 +155,47 @@ impl Upstreams {
         port: u16,
         workloads: &dyn Fn(&WorkloadUid) -> Option<Arc<Workload>>,
     ) -> Arc<Cluster> {
-        let mut states = self.states();
-        let mut state = |key: EndpointKey| {
-            let fresh = || Arc::new(State::new(key.clone(), &self.limits));
-            Arc::clone(states.entry(key.clone()).or_insert_with(fresh))
+        let terms = Arc::clone(&self.terms);
+        self.with_sources(workloads, |sources| {
+            Cluster::of_service(service, port, &self.locality, terms, sources)
+        })
+    }
+
+    /// A cluster of a control plane (called while a snapshot is built), `service` being the one it belongs to, if that is
+    /// known. What is known of its endpoints is kept as in [`Upstreams::cluster`].
+    #[must_use]
+    pub fn named_cluster(
+        self: &Arc<Self>,
+        cluster: &waypoint_model::Cluster,
+        service: Option<&Arc<Service>>,
+        workloads: &dyn Fn(&WorkloadUid) -> Option<Arc<Workload>>,
+    ) -> Arc<Cluster> {
+        let budget = {
+            let mut budgets = self.budgets();
+            let fresh = || Budget::new(cluster.key.clone());
+            Arc::clone(budgets.entry(cluster.key.clone()).or_insert_with(fresh))
         };
-        Arc::new(Cluster::new(service, port, &self.locality, workloads, &mut state))
+        let terms = Arc::new(Terms::of_cluster(&self.limits, &cluster.traffic, budget));
+        self.with_sources(workloads, |sources| Cluster::of_model(cluster, service, terms, sources))
+    }
+
+    /// In the place of a cluster that a port of `service` leads to and nobody delivered: everything sent to it fails.
+    #[must_use]
+    pub fn missing_cluster(&self, key: &ClusterKey, service: &Arc<Service>, port: u16) -> Arc<Cluster> {
+        Arc::new(Cluster::missing(key, service, port, Arc::clone(&self.terms)))
+    }
+
+    fn with_sources(
+        &self,
+        workloads: &dyn Fn(&WorkloadUid) -> Option<Arc<Workload>>,
+        make: impl FnOnce(&mut Sources<'_>) -> Cluster,
+    ) -> Arc<Cluster> {
+        let mut known = self.states();
+        let mut states = |key: EndpointKey| {
+            let fresh = || Arc::new(State::new(key.clone(), &self.limits));
+            Arc::clone(known.entry(key.clone()).or_insert_with(fresh))
+        };
+        Arc::new(make(&mut Sources { workloads, states: &mut states }))
     }
 
     /// Forgets endpoints that no cluster of the newest snapshot names, and lets go of their connections: what runs on them
@@ -152,6 +212,8 @@ impl Upstreams {
             kept
         });
         self.connections.dialer.retain(|tunnel| tunnels.contains(tunnel));
+        let named: HashSet<_> = live.iter().filter_map(|cluster| cluster.key()).collect();
+        self.budgets().retain(|key, _| named.contains(key));
     }
 
     /// An opaque byte stream to an endpoint: an HBONE tunnel or TCP. `headers` go on the CONNECT. When connecting fails,
@@ -175,13 +237,13 @@ impl Upstreams {
             };
             let failure = match self.open_at(&endpoint, headers.clone()).await {
                 Ok((peer, slot)) => {
-                    self.blame(&endpoint).succeeded();
+                    self.blame(&endpoint).saw(Outcome::Fine);
                     return Ok((peer, Chosen::new(&endpoint, Some(Counted::Stream(active, slot)))));
                 }
                 Err(failure) => failure,
             };
             if failure.is_of_endpoint() {
-                self.blame(&endpoint).failed();
+                self.blame(&endpoint).saw(Outcome::NoAnswer);
             }
             let error = failure.at(&endpoint);
             if tried.len() >= RETRIES {
@@ -194,7 +256,7 @@ impl Upstreams {
 
     async fn open_at(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<(hbone::Peer, Slot), Failure> {
         let full = || Failure::Connect(ConnectError::TooManyConnections);
-        let slot = endpoint.state.health.connect(self.limits.endpoint_connections).ok_or_else(full)?;
+        let slot = endpoint.state.health.connect(endpoint.terms.endpoint_connections).ok_or_else(full)?;
         let peer = self.connections.dialer.open(endpoint, headers).await.map_err(Failure::Connect)?;
         Ok((peer, slot))
     }
@@ -225,6 +287,7 @@ impl Upstreams {
         request: Request<Body>,
         chosen: &mut Option<Chosen>,
     ) -> Result<Response<Body>, UpstreamError> {
+        let version = cluster.version(version, request.version());
         let message = Message::new(request, version, cluster, self.limits.retry_replay);
         let mut message = message.map_err(|error| UpstreamError::Connect {
             endpoint: cluster.service().key.to_string(),
@@ -242,16 +305,19 @@ impl Upstreams {
     }
 
     fn pick(&self, cluster: &Cluster, pick: &Pick, tried: &[Arc<Endpoint>]) -> Result<Picked, UpstreamError> {
-        endpoints::pick(cluster, pick, tried, self.clock.now(), self.limits.endpoint_requests)
+        cluster.pick(pick, tried, self.clock.now())
     }
 
-    fn blame(&self, endpoint: &Endpoint) -> Blame {
-        let ejection = Ejection { failures: self.limits.ejection_failures, time: self.limits.ejection_time };
-        Blame { health: Arc::clone(&endpoint.state.health), clock: self.clock, ejection }
+    fn blame(&self, endpoint: &Arc<Endpoint>) -> Blame {
+        Blame { endpoint: Arc::clone(endpoint), clock: self.clock }
     }
 
     fn states(&self) -> MutexGuard<'_, HashMap<EndpointKey, Arc<State>>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, HashMap<ClusterKey, Arc<Budget>>> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

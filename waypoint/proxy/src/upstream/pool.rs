@@ -301,9 +301,6 @@ pub(super) struct Connections {
     pub(super) dialer: Dialer,
     drivers: Drivers,
     clock: Clock,
-    connect_timeout: Duration,
-    idle: Duration,
-    max_connections: usize,
     max_streams: usize,
     http1: http1::Builder,
     http2: http2::Builder<Drivers>,
@@ -335,15 +332,12 @@ impl Connections {
             http2: http2_settings(limits, drivers.clone()),
             drivers,
             clock,
-            connect_timeout: limits.connect_timeout,
-            idle: limits.upstream_idle,
-            max_connections: limits.endpoint_connections,
             max_streams: limits.upstream_streams_per_connection,
             _closing: closing.drop_guard(),
         }
     }
 
-    /// A connection for one request, within `limits.connect_timeout`. `reuse`: an open one will do. Cancel safe.
+    /// A connection for one request, within its connect timeout. `reuse`: an open one will do. Cancel safe.
     pub(super) async fn lease(
         &self,
         endpoint: &Endpoint,
@@ -356,7 +350,7 @@ impl Connections {
                 Version::Http2 => self.lease_http2(endpoint, reuse).await,
             }
         };
-        timeout(self.connect_timeout, lease).await.map_err(|_| ConnectError::TimedOut)?
+        timeout(endpoint.terms.connect_timeout, lease).await.map_err(|_| ConnectError::TimedOut)?
     }
 
     async fn lease_http1(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
@@ -367,7 +361,7 @@ impl Connections {
         let (transport, line) = self.open(endpoint, own, 1).await?;
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
-        self.drive(connection.with_upgrades(), &line, pool);
+        self.drive(connection.with_upgrades(), &line, endpoint);
         Ok(Lease::http1(Http1 { sender, line }, pool, false))
     }
 
@@ -392,7 +386,7 @@ impl Connections {
             watched.max_streams.store(connection.current_max_send_streams().min(max), Ordering::Relaxed);
             done
         });
-        self.drive(connection, &line, pool);
+        self.drive(connection, &line, endpoint);
         let connection = Http2 { sender, line };
         pool.keep_http2(&connection);
         Ok(Lease::http2(connection, pool, false))
@@ -405,8 +399,11 @@ impl Connections {
         own: Option<SpiffeId>,
         max_streams: usize,
     ) -> Result<(Transport, Arc<Line>), ConnectError> {
-        let slot =
-            endpoint.state.health.connect(self.max_connections).ok_or(ConnectError::TooManyConnections)?;
+        let slot = endpoint
+            .state
+            .health
+            .connect(endpoint.terms.endpoint_connections)
+            .ok_or(ConnectError::TooManyConnections)?;
         let transport = self.dialer.open(endpoint, HeaderMap::new()).await.map(Transport)?;
         let line = Line {
             own,
@@ -420,11 +417,12 @@ impl Connections {
         Ok((transport, Arc::new(line)))
     }
 
-    fn drive<C>(&self, connection: C, line: &Arc<Line>, pool: &Arc<EndpointPool>)
+    fn drive<C>(&self, connection: C, line: &Arc<Line>, endpoint: &Endpoint)
     where
         C: Future<Output = hyper::Result<()>> + Send + 'static,
     {
-        let task = drive(connection, Arc::clone(line), Arc::downgrade(pool), self.idle);
+        let task =
+            drive(connection, Arc::clone(line), Arc::downgrade(&endpoint.state.pool), endpoint.terms.idle);
         hyper::rt::Executor::execute(&self.drivers, task);
     }
 }

@@ -13,9 +13,10 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::bodies::{Inbound, Outbound, Returned, Running, lend};
+use super::cluster::Cluster;
 use super::connect::ConnectError;
-use super::endpoints::{Cluster, Endpoint, Picked};
-use super::health::{Clock, Ejection, Health};
+use super::endpoints::{Endpoint, Picked};
+use super::health::{Clock, Outcome};
 use super::pool::{Fate, SendError};
 use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
 use crate::body::Body;
@@ -26,28 +27,27 @@ pub(super) const RETRIES: usize = 2;
 /// Notes what came of an endpoint, for its ejection.
 #[derive(Clone)]
 pub(super) struct Blame {
-    pub(super) health: Arc<Health>,
+    pub(super) endpoint: Arc<Endpoint>,
     pub(super) clock: Clock,
-    pub(super) ejection: Ejection,
 }
 
 impl Blame {
-    pub(super) fn failed(&self) {
-        self.health.failed(self.clock.now(), self.ejection);
-    }
-
-    pub(super) fn succeeded(&self) {
-        self.health.succeeded(self.clock.now(), self.ejection);
-    }
-
-    /// 502, 503 and 504 are what gateways say of a server that is not well.
-    fn answered(&self, status: StatusCode) {
-        match status {
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                self.failed();
-            }
-            _ => self.succeeded(),
+    pub(super) fn saw(&self, outcome: Outcome) {
+        let Endpoint { terms, state, .. } = &*self.endpoint;
+        if terms.note(&state.health, outcome, self.clock.now()) {
+            let cluster = terms.budget.as_ref().map(|budget| tracing::field::display(&budget.key));
+            tracing::warn!(endpoint = %self.endpoint.address(), cluster, "ejected");
         }
+    }
+
+    fn answered(&self, status: StatusCode) {
+        self.saw(match status {
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Outcome::GatewayError
+            }
+            status if status.is_server_error() => Outcome::ServerError,
+            _ => Outcome::Fine,
+        });
     }
 }
 
@@ -122,7 +122,7 @@ impl Upstreams {
                 Err(failure) => failure,
             };
             if failure.is_of_endpoint() {
-                self.blame(&endpoint).failed();
+                self.blame(&endpoint).saw(Outcome::NoAnswer);
             }
             let again = tried.len() < RETRIES && failure.allows_retry(message.is_safe) && message.is_whole();
             let error = failure.at(&endpoint);

@@ -13,7 +13,10 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use spiffe_id::SpiffeId;
-use waypoint_model::{Endpoint, Locality, Map, Service, ServiceKey, TunnelKind, Workload, WorkloadUid};
+use waypoint_model::{
+    ClusterEndpoint, ClusterKey, Endpoint, EndpointAddress, Locality, Map, Service, ServiceKey,
+    TrafficPolicy, TunnelKind, Workload, WorkloadUid,
+};
 use waypoint_policy::{Attributes, Destination, Permit, PolicySet, Source};
 
 use super::super::{Chosen, Cluster, Pick, UpstreamError, Upstreams, Version};
@@ -91,6 +94,20 @@ fn workload(at: &At) -> Arc<Workload> {
     })
 }
 
+/// The endpoint as a cluster of a control plane has it.
+pub(super) fn told(at: &At) -> ClusterEndpoint {
+    ClusterEndpoint {
+        workload: Some(WorkloadUid(at.name.into())),
+        address: EndpointAddress::Socket(at.address),
+        tunnel: at.tunnel,
+        weight: 1,
+        priority: 0,
+        locality: Locality::default(),
+        locality_weight: None,
+        ready: true,
+    }
+}
+
 pub(super) fn permit() -> Permit {
     let destination = Destination { ip: None, port: 80, sni: None };
     let any = [127, 0, 0, 1].into();
@@ -108,6 +125,8 @@ pub(super) struct Client {
     pub(super) pick: Pick,
     pub(super) timeout: Option<Duration>,
     pub(super) version: Version,
+    /// What a cluster finds.
+    pub(super) known: Vec<At>,
 }
 
 impl Client {
@@ -115,7 +134,30 @@ impl Client {
         let (tls, source) = authority.tls(WAYPOINT);
         let upstreams = Upstreams::new(tls, limits, Locality::default());
         let cluster = cluster(&upstreams, endpoints);
-        Self { upstreams, cluster, source, pick: Pick::default(), timeout: None, version: Version::Http1 }
+        let (pick, known) = (Pick::default(), endpoints.to_vec());
+        Self { upstreams, cluster, source, pick, timeout: None, version: Version::Http1, known }
+    }
+
+    /// Other workloads are known from now on.
+    pub(super) fn knows(self, workloads: &[At]) -> Self {
+        Self { known: workloads.to_vec(), ..self }
+    }
+
+    /// Another snapshot, in which everything goes to a cluster of a control plane.
+    pub(super) fn with_cluster(self, endpoints: Vec<ClusterEndpoint>, traffic: TrafficPolicy) -> Self {
+        let told = waypoint_model::Cluster {
+            key: ClusterKey("outbound|80||server.s.svc.cluster.local".into()),
+            service: ServiceKey::new("s", "server.s.svc.cluster.local"),
+            port: 80,
+            subset: None,
+            endpoints,
+            traffic,
+            unusable: None,
+        };
+        let find = |uid: &WorkloadUid| self.known.iter().find(|at| *at.name == *uid.0).map(workload);
+        let cluster = self.upstreams.named_cluster(&told, None, &find);
+        self.upstreams.retain(std::slice::from_ref(&cluster));
+        Self { cluster, ..self }
     }
 
     /// Without HBONE.

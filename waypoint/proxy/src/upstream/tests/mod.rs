@@ -4,6 +4,7 @@ mod hbone;
 mod http1;
 mod http2;
 mod mesh;
+mod named;
 mod servers;
 mod streams;
 

@@ -1,13 +1,14 @@
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use waypoint_model::{Endpoint as Backend, Map};
 
-use super::super::health::Ejection;
+use super::super::health::Outcome;
+use super::super::nearest::distance;
 use super::*;
 use crate::limits::Limits;
 
 const NOW: u64 = 1;
-const ONCE: Ejection = Ejection { failures: 1, time: std::time::Duration::from_secs(30) };
 
 fn locality(region: &str, zone: &str) -> Locality {
     Locality { region: region.into(), zone: zone.into(), subzone: "".into() }
@@ -32,10 +33,24 @@ fn workload(name: &str, last_octet: u8, locality: Locality) -> Arc<Workload> {
 }
 
 /// Builds clusters as [`super::super::Upstreams`] does, with states that are kept by key.
-#[derive(Default)]
-struct Mesh(HashMap<EndpointKey, Arc<State>>);
+struct Mesh {
+    states: HashMap<EndpointKey, Arc<State>>,
+    limits: Limits,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self::bounded(10)
+    }
+}
 
 impl Mesh {
+    /// So many requests on an endpoint at once; one failure ejects.
+    fn bounded(endpoint_requests: usize) -> Self {
+        let limits = Limits { endpoint_requests, ejection_failures: 1, ..Limits::default() };
+        Self { states: HashMap::new(), limits }
+    }
+
     /// A waypoint in `r/z` and endpoints by name, locality and readiness.
     fn cluster(&mut self, endpoints: &[(&str, (&str, &str), bool)]) -> Cluster {
         let mut service = (*Cluster::without_endpoints(&ServiceKey::new("ns", "svc"), 80).service).clone();
@@ -46,12 +61,14 @@ impl Mesh {
             service.endpoints.push(Backend { workload: workload.uid.clone(), ports, ready: *ready });
             workloads.insert(workload.uid.clone(), workload);
         }
-        let mut state = |key: EndpointKey| {
-            let fresh = || Arc::new(State::new(key.clone(), &Limits::default()));
-            Arc::clone(self.0.entry(key.clone()).or_insert_with(fresh))
+        let (terms, own) = (Arc::new(Terms::of_process(&self.limits)), locality("r", "z"));
+        let workloads = |uid: &WorkloadUid| workloads.get(uid).cloned();
+        let mut states = |key: EndpointKey| {
+            let fresh = || Arc::new(State::new(key.clone(), &self.limits));
+            Arc::clone(self.states.entry(key.clone()).or_insert_with(fresh))
         };
-        let own = locality("r", "z");
-        Cluster::new(&Arc::new(service), 80, &own, &|uid| workloads.get(uid).cloned(), &mut state)
+        let mut sources = Sources { workloads: &workloads, states: &mut states };
+        Cluster::of_service(&Arc::new(service), 80, &own, terms, &mut sources)
     }
 }
 
@@ -68,7 +85,8 @@ fn endpoint(cluster: &Cluster, name: &str) -> Arc<Endpoint> {
 }
 
 fn eject(cluster: &Cluster, name: &str) {
-    endpoint(cluster, name).state.health.failed(NOW, ONCE);
+    let endpoint = endpoint(cluster, name);
+    assert!(endpoint.terms.note(&endpoint.state.health, Outcome::NoAnswer, NOW));
 }
 
 /// How often each endpoint is picked in a thousand times, nothing staying in flight.
@@ -76,7 +94,7 @@ fn picks(cluster: &Cluster, tried: &[Arc<Endpoint>]) -> Vec<(String, usize)> {
     fastrand::seed(3);
     let mut counts: std::collections::BTreeMap<String, usize> = Default::default();
     for _ in 0..1_000 {
-        let picked = pick(cluster, &Pick::default(), tried, NOW, 10).unwrap();
+        let picked = cluster.pick(&Pick::default(), tried, NOW).unwrap();
         *counts.entry(picked.endpoint.workload.name.to_string()).or_default() += 1;
     }
     counts.into_iter().collect()
@@ -105,9 +123,9 @@ fn the_less_busy_of_two_is_chosen() {
 
 #[test]
 fn load_spreads_while_requests_stay_in_flight() {
-    let cluster = cluster(&[("a", FAR, true), ("b", FAR, true), ("c", FAR, true), ("d", FAR, true)]);
-    let held: Vec<Picked> =
-        (0..40).map(|_| pick(&cluster, &Pick::default(), &[], NOW, 100).unwrap()).collect();
+    let endpoints = [("a", FAR, true), ("b", FAR, true), ("c", FAR, true), ("d", FAR, true)];
+    let cluster = Mesh::bounded(100).cluster(&endpoints);
+    let held: Vec<Picked> = (0..40).map(|_| cluster.pick(&Pick::default(), &[], NOW).unwrap()).collect();
     let busy: Vec<usize> = cluster.endpoints().map(|endpoint| endpoint.state.health.active()).collect();
     assert!(busy.iter().all(|active| (7..=13).contains(active)), "{busy:?}");
     drop(held);
@@ -144,10 +162,10 @@ fn ejected_endpoints_are_left_out_unless_all_are() {
 #[test]
 fn endpoints_that_are_not_ready_are_never_picked() {
     assert!(matches!(
-        pick(&cluster(&[("a", FAR, false)]), &Pick::default(), &[], NOW, 10),
+        cluster(&[("a", FAR, false)]).pick(&Pick::default(), &[], NOW),
         Err(UpstreamError::NoEndpoint)
     ));
-    assert!(matches!(pick(&cluster(&[]), &Pick::default(), &[], NOW, 10), Err(UpstreamError::NoEndpoint)));
+    assert!(matches!(cluster(&[]).pick(&Pick::default(), &[], NOW), Err(UpstreamError::NoEndpoint)));
 }
 
 #[test]
@@ -160,35 +178,36 @@ fn what_was_tried_is_picked_again_only_when_there_is_no_other() {
 
 #[test]
 fn a_full_endpoint_spills_over_and_a_full_service_is_overloaded() {
-    let cluster = cluster(&[("a", HERE, true), ("b", FAR, true)]);
-    let one = |max| pick(&cluster, &Pick::default(), &[], NOW, max);
-    let first = one(1).unwrap();
+    let cluster = Mesh::bounded(1).cluster(&[("a", HERE, true), ("b", FAR, true)]);
+    let one = || cluster.pick(&Pick::default(), &[], NOW);
+    let first = one().unwrap();
     assert_eq!(&*first.endpoint.workload.name, "a");
-    let second = one(1).unwrap();
+    let second = one().unwrap();
     assert_eq!(&*second.endpoint.workload.name, "b");
-    assert!(matches!(one(1), Err(UpstreamError::Overloaded)));
+    assert!(matches!(one(), Err(UpstreamError::Overloaded)));
     drop(first);
-    assert_eq!(&*one(1).unwrap().endpoint.workload.name, "a");
+    assert_eq!(&*one().unwrap().endpoint.workload.name, "a");
 }
 
 #[test]
 fn a_full_service_does_not_fall_back_to_ejected_endpoints() {
-    let cluster = cluster(&[("a", FAR, true), ("b", FAR, true)]);
+    let cluster = Mesh::bounded(1).cluster(&[("a", FAR, true), ("b", FAR, true)]);
     eject(&cluster, "b");
     let _held = endpoint(&cluster, "a").state.health.start(1);
-    let full = pick(&cluster, &Pick::default(), &[], NOW, 1);
-    assert!(matches!(full, Err(UpstreamError::Overloaded)));
+    assert!(matches!(cluster.pick(&Pick::default(), &[], NOW), Err(UpstreamError::Overloaded)));
 }
 
 #[test]
 fn a_session_stays_with_its_workload_whatever_its_health() {
-    let cluster = cluster(&[("a", HERE, true), ("b", FAR, false)]);
-    let pinned = |name: &str| Pick { pinned: Some(WorkloadUid(name.into())), ..Pick::default() };
+    let cluster = Mesh::bounded(1).cluster(&[("a", HERE, true), ("b", FAR, false)]);
+    let pinned = |name: &str| {
+        cluster.pick(&Pick { pinned: Some(WorkloadUid(name.into())), ..Pick::default() }, &[], NOW)
+    };
     eject(&cluster, "b");
-    let picked = pick(&cluster, &pinned("b"), &[], NOW, 1).unwrap();
+    let picked = pinned("b").unwrap();
     assert_eq!(&*picked.endpoint.workload.name, "b");
-    assert!(matches!(pick(&cluster, &pinned("b"), &[], NOW, 1), Err(UpstreamError::Overloaded)));
-    assert!(matches!(pick(&cluster, &pinned("gone"), &[], NOW, 1), Err(UpstreamError::PinnedGone)));
+    assert!(matches!(pinned("b"), Err(UpstreamError::Overloaded)));
+    assert!(matches!(pinned("gone"), Err(UpstreamError::PinnedGone)));
 }
 
 #[test]
@@ -210,6 +229,8 @@ fn an_endpoint_without_the_port_or_the_workload_is_no_endpoint() {
     service.endpoints = vec![other_port, unknown];
     let known = workload("a", 1, Locality::default());
     let find = |uid: &WorkloadUid| (*uid == known.uid).then(|| Arc::clone(&known));
-    let cluster = Cluster::new(&Arc::new(service), 80, &Locality::default(), &find, &mut |_| unreachable!());
+    let terms = Arc::new(Terms::of_process(&Limits::default()));
+    let mut sources = Sources { workloads: &find, states: &mut |_| unreachable!() };
+    let cluster = Cluster::of_service(&Arc::new(service), 80, &Locality::default(), terms, &mut sources);
     assert_eq!(cluster.endpoints().count(), 0);
 }
