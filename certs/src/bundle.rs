@@ -35,6 +35,11 @@ impl Bundle {
         Ok(Self { roots, anchors })
     }
 
+    /// As they came.
+    pub(crate) fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
@@ -55,7 +60,7 @@ fn read_anchor(at: usize, root: &CertificateDer<'_>) -> Result<TrustAnchor<'stat
 }
 
 /// The bundles that came with an SVID: that of its own trust domain, and those of federated ones.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bundles {
     own: Arc<Bundle>,
     federated: BTreeMap<String, Arc<Bundle>>,
@@ -71,6 +76,19 @@ impl Bundles {
     pub(crate) fn with_federated(mut self, trust_domain: String, bundle: Bundle) -> Self {
         self.federated.insert(trust_domain, Arc::new(bundle));
         self
+    }
+
+    /// With these roots beside those of the SVID's own trust domain.
+    pub(crate) fn with_own_also<'a>(
+        mut self,
+        roots: impl Iterator<Item = &'a CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        let mut all = self.own.roots.clone();
+        all.extend(roots.cloned());
+        if all.len() > self.own.roots.len() {
+            self.own = Arc::new(Bundle::from_der(all)?);
+        }
+        Ok(self)
     }
 
     /// The bundle of the SVID's own trust domain.

@@ -78,7 +78,7 @@ pub enum SvidError {
         reason: String,
     },
     /// The source works in the background and there is no Tokio runtime to do it in.
-    #[error("no Tokio runtime to follow the Workload API in")]
+    #[error("no Tokio runtime to renew the SVID in")]
     NoRuntime,
 }
 

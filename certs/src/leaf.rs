@@ -33,7 +33,7 @@ pub enum LeafError {
 }
 
 /// What a leaf certificate says of its bearer. Nothing of it is proven yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Leaf {
     pub(crate) id: SpiffeId,
     pub(crate) not_before: SystemTime,

@@ -71,7 +71,11 @@ impl Publisher {
             if current.as_ref().is_some_and(|held| held.is_same_as(&svid)) {
                 return false;
             }
-            tracing::info!(id = %svid.id(), serial = svid.serial(), "SVID renewed");
+            if current.as_ref().is_some_and(|held| held.serial() == svid.serial()) {
+                tracing::info!(id = %svid.id(), "roots of the SVID changed");
+            } else {
+                tracing::info!(id = %svid.id(), serial = svid.serial(), "SVID renewed");
+            }
             *current = Some(Arc::new(svid));
             true
         });

@@ -11,9 +11,9 @@ use spiffe_id::SpiffeId;
 
 use crate::{
     bundle::{Bundle, Bundles},
-    error::SvidError,
+    error::{PeerRefusal, SvidError},
     leaf::Leaf,
-    provider,
+    provider, verifier,
 };
 
 /// A certificate chain with its key and the roots of the trust domains; checked to belong together
@@ -74,6 +74,23 @@ impl X509Svid {
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.leaf.serial
+    }
+
+    /// Would a peer that trusts our own roots accept our chain, as client and as server?
+    ///
+    /// # Errors
+    /// What such a peer would say.
+    pub fn check_chain(&self) -> Result<(), PeerRefusal> {
+        verifier::check_own(&self.certified.cert, self.bundles.for_own(), SystemTime::now())
+    }
+
+    /// The same SVID, which trusts these roots besides its own.
+    pub(crate) fn trusting_also<'a>(
+        &self,
+        roots: impl Iterator<Item = &'a CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        let bundles = Arc::new(Bundles::clone(&self.bundles).with_own_also(roots)?);
+        Ok(Self { leaf: self.leaf.clone(), certified: Arc::clone(&self.certified), bundles })
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {

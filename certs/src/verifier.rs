@@ -1,6 +1,6 @@
 //! Judges the certificate of a peer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
@@ -116,6 +116,22 @@ pub(crate) fn recheck(
         return Err(PeerRefusal::from_chain(webpki::Error::BadDer));
     };
     verify_chain(leaf, intermediates, certificate.bundle(), certificate.usage(), now, revocations)
+}
+
+/// Our own chain, leaf first, as a peer with this bundle would judge it at either end of a connection.
+pub(crate) fn check_own(
+    chain: &[CertificateDer<'_>],
+    bundle: &Bundle,
+    now: SystemTime,
+) -> Result<(), PeerRefusal> {
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Err(PeerRefusal::from_chain(webpki::Error::BadDer));
+    };
+    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    for usage in [Usage::Client, Usage::Server] {
+        verify_chain(leaf, intermediates, bundle, usage, now, &Revocations::none())?;
+    }
+    Ok(())
 }
 
 /// Signatures, validity, usage, constraints and revocation of the whole path (RFC 5280 §6).

@@ -1,11 +1,6 @@
 //! An SVID from the SPIFFE Workload API, as served by a SPIRE agent.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher as _, Hasher as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -18,6 +13,7 @@ use tokio::{
 
 use crate::{
     bundle::{Bundle, Bundles},
+    chance,
     error::SvidError,
     source::{Published, Publisher, SvidSource, publisher},
     svid::X509Svid,
@@ -85,7 +81,7 @@ async fn follow_for_ever(endpoint: &Endpoint, publisher: &Publisher) {
         if lost.delivered {
             pause = FIRST_PAUSE;
         }
-        time::sleep(jittered(pause)).await;
+        time::sleep(pause.mul_f64(chance::about(0.2))).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
@@ -158,11 +154,4 @@ fn read_bundle(bundle: &X509Bundle) -> Result<Bundle, SvidError> {
     Bundle::from_der(
         bundle.authorities().iter().map(|c| CertificateDer::from(c.as_bytes().to_vec())).collect(),
     )
-}
-
-/// Between 80 % and 120 % of `pause`, so that the pods of a node do not all come back at once. A fresh `RandomState`
-/// is randomness enough for that.
-fn jittered(pause: Duration) -> Duration {
-    let percent = 80 + RandomState::new().build_hasher().finish() % 41;
-    pause.mul_f64(percent as f64 / 100.0)
 }

@@ -5,6 +5,7 @@ pub(crate) mod authority;
 mod handshake;
 mod peer;
 mod refusals;
+mod renewal;
 mod revocation;
 mod rotation;
 mod workload_api;
