@@ -59,6 +59,14 @@ fn read_anchor(at: usize, root: &CertificateDer<'_>) -> Result<TrustAnchor<'stat
     }
 }
 
+/// Is this the PEM of one or more certificates that can be roots?
+///
+/// # Errors
+/// [`SvidError::EmptyBundle`] and [`SvidError::BadBundle`].
+pub fn check_roots(pem: &[u8]) -> Result<(), SvidError> {
+    Bundle::from_pem(pem).map(|_| ())
+}
+
 /// The bundles that came with an SVID: that of its own trust domain, and those of federated ones.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bundles {

@@ -31,6 +31,7 @@ mod workload_api;
 #[cfg(test)]
 mod tests;
 
+pub use bundle::check_roots;
 pub use error::{HandshakeError, PeerRefusal, SvidError};
 pub use files::{FilePaths, FileSource};
 pub use identity::{Authenticated, PeerCertificate, PeerIdentity};

@@ -31,6 +31,9 @@ pub trait Fetch: Send + 'static {
     /// What goes wrong, in words for a person: what it was, and what to do.
     type Error: fmt::Display + Send;
 
+    /// Whom it asks, for the log.
+    fn authority(&self) -> String;
+
     /// Gets a new SVID, with the roots that the authority trusts now.
     ///
     /// Dropped when it takes too long, which must be no harm.
@@ -120,7 +123,10 @@ impl<F: Fetch> Renewal<F> {
     async fn renew(&mut self) -> Result<Duration, String> {
         let patience = patience(self.left());
         let fetched = time::timeout(patience, self.fetch.fetch()).await;
-        let svid = fetched.map_err(|_| format!("no answer within {} s", patience.as_secs_f32()))?;
+        let svid = fetched.map_err(|_| {
+            let seconds = patience.as_secs_f32();
+            format!("no answer of {} within {seconds:.1} s", self.fetch.authority())
+        })?;
         let svid = svid.map_err(|error| error.to_string())?;
         let now = self.clock.now();
         let not_after = svid.not_after();

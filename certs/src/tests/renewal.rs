@@ -31,6 +31,10 @@ struct Script {
 impl Fetch for Script {
     type Error = String;
 
+    fn authority(&self) -> String {
+        "the authority".to_owned()
+    }
+
     async fn fetch(&mut self) -> Result<X509Svid, String> {
         self.asked.lock().unwrap().push(self.start.elapsed().as_secs_f64());
         match self.answers.pop_front() {
@@ -142,6 +146,10 @@ async fn an_authority_that_says_nothing_is_given_up_in_time_for_another_try() {
         play.turn_to(0.1).await;
         play.serial()
     };
+    assert_eq!(play.source.last_error(), None);
+    play.turn_to(8.3).await;
+    let said = play.source.last_error().unwrap_or_default();
+    assert!(said.starts_with("no answer of the authority within 1."), "{said:?} {:?}", play.asked());
     play.turn_to(11.0).await;
     assert_eq!(play.asked().len(), 4, "{:?}", play.asked());
     assert_ne!(play.serial(), first);

@@ -2,4 +2,5 @@
 //! nothing of their shape leaves this crate.
 
 pub mod bootstrap;
+pub mod ca;
 pub mod feeds;

@@ -19,7 +19,11 @@ const GOLDEN: &[(&str, &str)] = &[
     ("SERVICE_ACCOUNT", "wp"),
     ("HOST_IP", "10.0.0.1"),
     ("ISTIO_CPU_LIMIT", "2"),
-    ("PROXY_CONFIG", "{}\n"),
+    (
+        "PROXY_CONFIG",
+        "{\"proxyMetadata\":{\"ISTIO_META_ENABLE_HBONE\":\"true\"},\"image\":{\"imageType\":\"distroless\"}}\n",
+    ),
+    ("ISTIO_META_ENABLE_HBONE", "true"),
     ("GOMEMLIMIT", "1073741824"),
     ("GOMAXPROCS", "2"),
     ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
@@ -30,7 +34,7 @@ const GOLDEN: &[(&str, &str)] = &[
     ("TRUST_DOMAIN", "cluster.local"),
 ];
 
-const LABELS: &str = "gateway.networking.k8s.io/gateway-name=\"wp\"\npod-template-hash=\"7d9c5b9f4\"\n";
+const LABELS: &str = "gateway.istio.io/managed=\"istio.io-mesh-controller\"\ngateway.networking.k8s.io/gateway-name=\"wp\"\npod-template-hash=\"7d9c5b9f4\"\n";
 const ANNOTATIONS: &str =
     "ambient.istio.io/xfcc-include-client-identity=\"True\"\nistio.io/rev=\"default\"\n";
 
@@ -78,9 +82,16 @@ fn what_istiod_renders_is_enough() {
         "NAME": "wp-7d9c5b9f4-abcde",
         "NAMESPACE": "app",
         "INSTANCE_IPS": "10.244.0.12",
-        "LABELS": {"gateway.networking.k8s.io/gateway-name": "wp"},
+        "LABELS": {
+            "gateway.istio.io/managed": "istio.io-mesh-controller",
+            "gateway.networking.k8s.io/gateway-name": "wp",
+        },
         "ANNOTATIONS": {"ambient.istio.io/xfcc-include-client-identity": "True", "istio.io/rev": "default"},
-        "PROXY_CONFIG": {},
+        "PROXY_CONFIG": {
+            "proxyMetadata": {"ISTIO_META_ENABLE_HBONE": "true"},
+            "image": {"imageType": "distroless"},
+        },
+        "ENABLE_HBONE": "true",
         "ISTIO_VERSION": "1.31.0",
     });
     let expected = Bootstrap {
@@ -108,7 +119,8 @@ fn what_istiod_renders_is_enough() {
 #[test]
 fn addresses_come_from_the_most_specific_name() {
     let discovery = ("PROXY_CONFIG", r#"{"discoveryAddress": "istiod-canary.istio-system.svc:15012"}"#);
-    let rows: &[(&[(&str, &str)], &str, &str)] = &[
+    type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let rows: &[Row<'_>] = &[
         (&[("CA_ADDR", "")], "istiod.istio-system.svc:15012", "istiod.istio-system.svc:15012"),
         (&[discovery], "istiod-canary.istio-system.svc:15012", "istiod.istio-system.svc:15012"),
         (
