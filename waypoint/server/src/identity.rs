@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use certs::{FilePaths, FileSource, Revocations, SvidError, SvidSource, WorkloadApiSource};
+use std::sync::Arc;
+
+use certs::{FilePaths, FileSource, RenewingSource, Revocations, SvidError, SvidSource, WorkloadApiSource};
 
 use istio_integration::bootstrap::Bootstrap;
+use istio_integration::ca::IstiodCa;
 
 use crate::cli::SourceArgs;
 
@@ -35,9 +38,9 @@ pub enum IdentityError {
         /// What to do.
         fix: &'static str,
     },
-    /// Not built yet.
-    #[error("certificates from istiod are not built yet")]
-    IstiodNotBuilt,
+    /// istiod's certificates cannot be followed.
+    #[error("certificates from istiod: {0}")]
+    Istiod(SvidError),
     /// The Workload API cannot be used.
     #[error("--workload-api {0}")]
     WorkloadApi(SvidError),
@@ -61,21 +64,24 @@ impl TryFrom<&SourceArgs> for Source {
     }
 }
 
-/// Opens a source. Files are read now; an agent may come later. Needs a runtime for the Workload API.
+/// Opens a source. Files are read now; an agent may come later. Needs a runtime for the Workload API and for istiod.
 ///
 /// # Errors
 /// [`IdentityError`], which names file, flag and fix.
-pub fn open(source: &Source) -> Result<Box<dyn SvidSource>, IdentityError> {
+pub fn open(source: &Source) -> Result<Arc<dyn SvidSource>, IdentityError> {
     match source {
         Source::Files(paths) => {
             let opened = FileSource::open(paths.clone()).map_err(|error| blame(paths, error))?;
-            Ok(Box::new(opened))
+            Ok(Arc::new(opened))
         }
         Source::WorkloadApi(endpoint) => {
             let opened = WorkloadApiSource::connect(endpoint).map_err(IdentityError::WorkloadApi)?;
-            Ok(Box::new(opened))
+            Ok(Arc::new(opened))
         }
-        Source::Istiod(_) => Err(IdentityError::IstiodNotBuilt),
+        Source::Istiod(bootstrap) => {
+            let started = RenewingSource::start(IstiodCa::new(bootstrap)).map_err(IdentityError::Istiod)?;
+            Ok(Arc::new(started))
+        }
     }
 }
 

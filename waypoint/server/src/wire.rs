@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::{MeshTls, SvidSource, TrustDomains};
+use istio_integration::bootstrap::Bootstrap;
 use istio_integration::feeds::file::LoadError;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -77,9 +78,6 @@ pub enum StartError {
     /// A listener of the data plane failed.
     #[error(transparent)]
     Listener(#[from] ListenerError),
-    /// The feed of istiod.
-    #[error("configuration from istiod is not built yet; `portcullis run` serves a folder of manifests")]
-    IstiodNotBuilt,
     /// A task ended that must not: a fault of ours.
     #[error("a part of the waypoint ended by itself: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -98,7 +96,6 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let Hooks { log_sink, events, log, ask, mut stops } = hooks;
     let limits = launch.settings.limits.clone();
     let telemetry = Telemetry::new(launch.access_log, log_sink, &limits);
-    let Mesh::Manifests(manifests) = &launch.mesh else { return Err(StartError::IstiodNotBuilt) };
     let source = identity::open(&launch.identity)?;
     let tls = mesh_tls(&launch, &*source)?;
     let core = Core::build(&launch, tls, telemetry, workers);
@@ -106,15 +103,26 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let mut background = Background::default();
     let mut applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
     let status = applier.status();
-    let (feed, first) = Feed::open(manifests)?;
-    applier.apply(first);
-    background.spawn("the feed of manifests", feed.follow(applier));
+    let fault = watch::Sender::new(None);
+    let feed_fault = fault.subscribe();
+    match &launch.mesh {
+        Mesh::Manifests(manifests) => {
+            let (feed, first) = Feed::open(manifests)?;
+            applier.apply(first);
+            background.spawn("the feed of manifests", feed.follow(applier));
+        }
+        Mesh::Istiod(bootstrap) => {
+            background.spawn("the feed of istiod", istiod_feed(bootstrap.clone(), applier, fault));
+        }
+    }
     let report = report_certificate(core.tls.clone(), core.telemetry.clone());
     background.spawn("the report of certificates", report);
 
     let (drain, drain_watch) = drain::channel();
     let bound = watch::Sender::new(false);
     let readiness = Readiness {
+        source: Arc::clone(&source),
+        feed_fault,
         svid: core.tls.svid(),
         generation: core.config.generations(),
         bound: bound.subscribe(),
@@ -142,6 +150,15 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     drop(source);
     finish(&events, &core.telemetry, &outcome);
     outcome
+}
+
+/// Configuration from istiod. Never ends. Its translation is not built yet, and says so where readiness is asked.
+async fn istiod_feed(bootstrap: Box<Bootstrap>, applier: Applier, fault: watch::Sender<Option<String>>) {
+    let _kept = (bootstrap, applier);
+    let missing = "configuration from istiod is not built yet; `portcullis run` serves a folder of manifests";
+    tracing::error!("{missing}");
+    fault.send_replace(Some(missing.to_owned()));
+    std::future::pending().await
 }
 
 /// The parts that carry traffic.

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use certs::X509Svid;
+use certs::{SvidSource, X509Svid};
 use tokio::sync::watch;
 use waypoint_proxy::drain::{DrainWatch, Phase};
 
 /// What readiness is made of. Cheap to clone.
 #[derive(Clone)]
 pub struct Readiness {
+    /// Where our certificate comes from; says why none does.
+    pub source: Arc<dyn SvidSource>,
+    /// Why there is no configuration yet, or why the last try to get one failed.
+    pub feed_fault: watch::Receiver<Option<String>>,
     /// Our certificate.
     pub svid: watch::Receiver<Option<Arc<X509Svid>>>,
     /// Generation of the configuration; 0 before the first.
@@ -23,24 +27,24 @@ pub struct Readiness {
 impl Readiness {
     /// What is missing; empty when ready.
     #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<String> {
         let svid = self.svid.borrow();
         let mut missing = Vec::new();
         match svid.as_ref() {
-            None => missing.push("no certificate yet"),
+            None => missing.push(because("no certificate yet", self.source.last_error())),
             Some(svid) if svid.not_after() <= SystemTime::now() => {
-                missing.push("the certificate has expired")
+                missing.push(because("the certificate has expired", self.source.last_error()));
             }
             Some(_) => {}
         }
         if *self.generation.borrow() == 0 {
-            missing.push("no configuration yet");
+            missing.push(because("no configuration yet", self.feed_fault.borrow().clone()));
         }
         if !*self.bound.borrow() {
-            missing.push("listeners are not bound yet");
+            missing.push("listeners are not bound yet".to_owned());
         }
         if self.drain.phase() > Phase::Serving {
-            missing.push("stopping");
+            missing.push("stopping".to_owned());
         }
         missing
     }
@@ -58,27 +62,49 @@ impl Readiness {
     }
 }
 
+/// In one line, whatever the cause holds.
+fn because(what: &str, cause: Option<String>) -> String {
+    cause.map_or_else(|| what.to_owned(), |cause| format!("{what}: {}", cause.replace('\n', " ")))
+}
+
 #[cfg(test)]
 mod tests {
     use waypoint_proxy::drain;
 
     use super::*;
 
+    /// A source that brings nothing and says why.
+    struct Broken(watch::Sender<Option<Arc<X509Svid>>>);
+
+    impl SvidSource for Broken {
+        fn watch(&self) -> watch::Receiver<Option<Arc<X509Svid>>> {
+            self.0.subscribe()
+        }
+
+        fn last_error(&self) -> Option<String> {
+            Some("istiod is gone".to_owned())
+        }
+    }
+
     #[test]
     fn each_missing_part_is_named_and_stopping_is_not_ready() {
-        let (_svid, svid) = watch::channel(None);
+        let source = Arc::new(Broken(watch::Sender::new(None)));
+        let (fault, feed_fault) = watch::channel(None);
+        let svid = source.watch();
         let (generations, generation) = watch::channel(0);
         let (bind, bound) = watch::channel(false);
         let (handle, drain) = drain::channel();
-        let readiness = Readiness { svid, generation, bound, drain };
+        let readiness = Readiness { source, feed_fault, svid, generation, bound, drain };
         assert_eq!(
             readiness.missing(),
-            ["no certificate yet", "no configuration yet", "listeners are not bound yet"]
+            ["no certificate yet: istiod is gone", "no configuration yet", "listeners are not bound yet"]
         );
+        fault.send_replace(Some("it says\nno".to_owned()));
+        assert_eq!(readiness.missing()[1], "no configuration yet: it says no");
         generations.send_replace(1);
         bind.send_replace(true);
-        assert_eq!(readiness.missing(), ["no certificate yet"]);
+        assert_eq!(readiness.missing(), ["no certificate yet: istiod is gone"]);
         handle.advance(Phase::Lingering);
-        assert_eq!(readiness.missing(), ["no certificate yet", "stopping"]);
+        assert_eq!(readiness.missing(), ["no certificate yet: istiod is gone", "stopping"]);
     }
 }
