@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -49,14 +50,25 @@ pub struct Identity {
     pub roots: String,
 }
 
-/// Asks the istiod at `address` for a certificate of `seconds` (0: its default), showing `token`.
+/// Asks the istiod at `address` for a certificate that lives for `life` (zero: its default), showing `token`.
 ///
 /// # Errors
 /// When it refuses, with the code and message of gRPC.
-pub(super) async fn request(address: SocketAddr, roots: &str, token: &str, seconds: i64) -> Result<Identity> {
+pub(super) async fn request(
+    address: SocketAddr,
+    roots: &str,
+    token: &str,
+    life: Duration,
+) -> Result<Identity> {
     let key = KeyPair::generate()?;
     let csr = CertificateParams::default().serialize_request(&key)?.pem()?;
-    let reply = call(address, roots, token, &CertificateRequest { csr, validity_duration: seconds }).await?;
+    let reply = call(
+        address,
+        roots,
+        token,
+        &CertificateRequest { csr, validity_duration: life.as_secs().try_into()? },
+    )
+    .await?;
     let answer = read(&reply)?;
     let (roots, chain) = answer.cert_chain.split_last().context("an empty chain")?;
     Ok(Identity { svid: Svid::from_pem(&chain.concat(), key)?, roots: roots.clone() })

@@ -2,6 +2,7 @@
 
 use super::api::{Api, PORT};
 use super::daemon::Daemon;
+use super::lab::ISTIOD_PORT;
 use super::network::PodNetwork;
 use super::state::{HUB, State};
 use crate::http::{Client, empty};
@@ -20,6 +21,7 @@ const HTTP_PORT: u16 = 8080;
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     environment: Vec<(String, String)>,
+    mesh_config: Option<String>,
 }
 
 impl Settings {
@@ -27,6 +29,13 @@ impl Settings {
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Instead of the mesh's settings (ConfigMap `istio`), this YAML of a `MeshConfig`.
+    #[must_use]
+    pub fn mesh_config(mut self, yaml: &str) -> Self {
+        self.mesh_config = Some(yaml.to_owned());
         self
     }
 }
@@ -57,6 +66,12 @@ impl Istiod {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.network.address
+    }
+
+    /// Where it serves xDS and certificates.
+    #[must_use]
+    pub fn secure_address(&self) -> SocketAddr {
+        (self.network.address, ISTIOD_PORT).into()
     }
 
     /// Ends it at once (SIGKILL): all its connections break.
@@ -102,6 +117,11 @@ pub(super) async fn start(
         .envs(ENVIRONMENT)
         .env("POD_NAME", name)
         .envs(settings.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(mesh_config) = &settings.mesh_config {
+        let file = folder.join("mesh.yaml");
+        std::fs::write(&file, mesh_config)?;
+        command.arg("--meshConfig").arg(file);
+    }
     let mut daemon = Daemon::start(name, command, &state.folder.join(format!("{name}.log")))?;
     let address = (network.map_or(HUB, |network| network.address), HTTP_PORT).into();
     daemon.ready(async || says_ready(address).await.unwrap_or(false)).await?;

@@ -11,13 +11,14 @@ use crate::wait;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Port of istiod for xDS and certificates, over TLS.
-const ISTIOD_PORT: u16 = 15012;
+pub(super) const ISTIOD_PORT: u16 = 15012;
 
 /// The lab around this process. Cheap to clone.
 #[derive(Clone)]
@@ -113,7 +114,17 @@ impl Lab {
     /// # Errors
     /// When istiod refuses, with the code and message of gRPC.
     pub async fn certificate(&self, token: &str) -> Result<Identity> {
-        certificate::request(self.istiod_address(), &self.roots().await?, token, 0).await
+        self.certificate_from(self.istiod_address(), token, Duration::ZERO).await
+    }
+
+    /// The same from the istiod at an address, for this long (zero: its default).
+    pub async fn certificate_from(
+        &self,
+        istiod: SocketAddr,
+        token: &str,
+        life: Duration,
+    ) -> Result<Identity> {
+        certificate::request(istiod, &self.roots().await?, token, life).await
     }
 }
 
@@ -159,6 +170,13 @@ impl Namespace {
         let object = self.lab.api.get(&path).await?;
         self.lab.api.apply(&endpoint_slice(&object, "pods", pods, true)?).await?;
         Ok(())
+    }
+
+    /// The address of a Service, which exists only inside the authorities of CONNECT.
+    pub async fn service_address(&self, service: &str) -> Result<Ipv4Addr> {
+        let path = format!("/api/v1/namespaces/{}/services/{service}", self.name);
+        let object = self.lab.api.until(&path, "the Service is there", |found| Some(found.clone())).await?;
+        Ok(text(&object, "/spec/clusterIP")?.parse()?)
     }
 
     /// The SPIFFE id of a ServiceAccount in it.

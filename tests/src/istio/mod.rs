@@ -17,6 +17,7 @@ mod command;
 mod controlplane;
 mod daemon;
 mod definitions;
+pub mod echo;
 pub mod enclosure;
 mod istiod;
 mod lab;
@@ -29,6 +30,7 @@ pub mod waypoint;
 
 pub use api::Api;
 pub use certificate::Identity;
+pub use echo::{Answer, Echo};
 pub use istiod::{Istiod, Settings as IstiodSettings};
 pub use lab::{Lab, Namespace};
 pub use network::PodNetwork;

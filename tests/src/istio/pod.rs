@@ -5,13 +5,14 @@ use super::lab::Lab;
 use super::network::PodNetwork;
 use super::objects;
 use super::state::HUB;
-use crate::ca::Svid;
+use crate::ca::{Svid, SvidFiles};
 use crate::ztunnel::{HBONE_PORT, Inbound, Outbound};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use tokio::process::Command;
 
 /// The only node.
@@ -177,6 +178,17 @@ impl Pod {
     /// A certificate from the lab's istiod.
     pub async fn certificate(&self) -> Result<Identity> {
         self.lab.certificate(&self.token("istio-ca").await?).await
+    }
+
+    /// A certificate from the lab's istiod, in files for programs.
+    pub async fn certificate_files(&self) -> Result<SvidFiles> {
+        let identity = self.certificate().await?;
+        identity.svid.write_to(&self.folder().join("certificate"), &identity.roots)
+    }
+
+    /// Where the lab keeps files of the pod.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.lab.state.folder.join("pods").join(&self.namespace).join(&self.name)
     }
 
     /// Its ztunnel for what comes in, on port 15008, with a certificate from istiod. It carries streams to whatever

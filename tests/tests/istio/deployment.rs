@@ -108,6 +108,13 @@ async fn a_waypoint_whose_pod_is_ready_is_programmed() -> Result<()> {
     let lab = Lab::get()?;
     let (namespace, mut waypoint, _) = reporting(&lab).await?;
     namespace.wait("gateway/wp", "condition=Programmed").await?;
+    let bound = "apiVersion: v1
+kind: Service
+metadata: {name: server, labels: {istio.io/use-waypoint: wp}}
+spec: {selector: {app: server}, ports: [{name: http, port: 80}]}
+";
+    namespace.apply(bound).await?;
+    namespace.wait("service/server", "condition=istio.io/WaypointBound").await?;
     let ended = waypoint.stop().await?;
     assert_eq!(ended.signal(), Some(15), "{ended:?}");
     let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", namespace.name);

@@ -3,3 +3,4 @@
 
 mod controlplane;
 mod deployment;
+mod traffic;

@@ -121,7 +121,7 @@ impl Waypoint {
     async fn start(pod: Pod, name: &str, settings: &WaypointSettings) -> Result<Self> {
         let object = pod.lab.api.get(&pod.path()).await?;
         let container = Container::read(&object).with_context(|| pod.path())?;
-        let folder = pod.lab.state.folder.join("pods").join(&pod.namespace).join(&pod.name);
+        let folder = pod.folder();
         std::fs::create_dir_all(&folder)?;
         let image = Image::find(&container.image, &pod.lab.state.lab)?;
         let mounts: Vec<_> = container.mounts.iter().map(|mount| mount.path.as_str()).collect();
