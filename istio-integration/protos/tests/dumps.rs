@@ -51,6 +51,7 @@ fn nothing_that_istiod_sends_is_unknown_and_what_is_refused_is_refused_by_name()
             "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz): refused, external authorization is not built here, so the chain refuses everything",
             "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb): refused, gRPC-Web is not built here",
             "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz): refused, external authorization is not built here, so the chain refuses everything",
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager).http_filters[1].config_discovery: refused, extensions are not run here",
         ]
     );
 }
