@@ -116,7 +116,7 @@ async fn it_is_ready_on_every_port_that_says_so() -> Result<()> {
     for (port, path) in [
         ("ready", "/config_dump"),
         ("metrics", "/config_dump"),
-        ("metrics", "/quitquitquit"),
+        ("ready", "/quitquitquit"),
         ("ready", "/stats/prometheus"),
     ] {
         assert_eq!(
@@ -125,6 +125,8 @@ async fn it_is_ready_on_every_port_that_says_so() -> Result<()> {
             "{path} is not for {port}"
         );
     }
+    let asked = running.mesh.portcullis.ask("metrics", Method::GET, "/quitquitquit").await?;
+    assert_eq!(asked.0, 405, "a GET stops nobody");
     Ok(())
 }
 

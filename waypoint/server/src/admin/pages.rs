@@ -80,17 +80,8 @@ impl Surface {
 impl Admin {
     /// Answers one request; its body is not read.
     pub fn answer<B>(&self, surface: Surface, from: IpAddr, request: &Request<B>) -> Reply {
-        // Where all may read, only this pod may stop us.
-        let commands = surface == Surface::Admin || request.uri().path() == QUIT.0;
-        if commands && !from.to_canonical().is_loopback() {
-            return text(StatusCode::FORBIDDEN, "this is answered to loopback only\n");
-        }
-        if commands && !is_local(request.headers()) {
-            let why = "the admin port answers to localhost and loopback addresses only\n";
+        if let Some(why) = forbidden(surface, from, request.uri().path(), request.headers()) {
             return text(StatusCode::FORBIDDEN, why);
-        }
-        if commands && is_from_a_page(request.headers()) {
-            return text(StatusCode::FORBIDDEN, "the admin port does not answer to other sites' pages\n");
         }
         let page = surface.pages().iter().find(|(path, ..)| *path == request.uri().path());
         match page {
@@ -99,6 +90,21 @@ impl Admin {
             Some((_, _, answer)) => answer(self, request.method(), request.uri()),
         }
     }
+}
+
+/// Why this caller may not ask. The admin port shows and does what is nobody's business outside; elsewhere all may read, and
+/// only this pod may stop us.
+fn forbidden(surface: Surface, from: IpAddr, path: &str, headers: &HeaderMap) -> Option<&'static str> {
+    if surface != Surface::Admin && path != QUIT.0 {
+        return None;
+    }
+    if !from.to_canonical().is_loopback() {
+        return Some("this is answered to loopback only\n");
+    }
+    if !is_local(headers) {
+        return Some("the admin port answers to localhost and loopback addresses only\n");
+    }
+    is_from_a_page(headers).then_some("the admin port does not answer to other sites' pages\n")
 }
 
 /// A page that a browser loaded from elsewhere may reach loopback under a name of its own (DNS rebinding).
@@ -234,6 +240,30 @@ mod tests {
             }
             assert_eq!(is_from_a_page(&headers), refused, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn only_this_pod_may_stop_us_and_everybody_may_read_metrics() {
+        let asks = |surface, from: &str, path| {
+            forbidden(surface, from.parse().unwrap(), path, &HeaderMap::new()).is_none()
+        };
+        for (surface, from, path, allowed) in [
+            (Surface::Metrics, "10.0.0.7", "/stats/prometheus", true),
+            (Surface::Metrics, "10.0.0.7", "/quitquitquit", false),
+            (Surface::Metrics, "::ffff:10.0.0.7", "/quitquitquit", false),
+            (Surface::Metrics, "127.0.0.1", "/quitquitquit", true),
+            (Surface::Metrics, "::ffff:127.0.0.1", "/quitquitquit", true),
+            (Surface::EnvoyMetrics, "10.0.0.7", "/metrics", true),
+            (Surface::Ready, "10.0.0.7", "/healthz/ready", true),
+            (Surface::Admin, "10.0.0.7", "/config_dump", false),
+            (Surface::Admin, "::1", "/config_dump", true),
+        ] {
+            assert_eq!(asks(surface, from, path), allowed, "{surface:?} {from} {path}");
+        }
+        let mut page = HeaderMap::new();
+        page.insert(ORIGIN, "https://evil.test".parse().unwrap());
+        let loopback = "127.0.0.1".parse().unwrap();
+        assert!(forbidden(Surface::Metrics, loopback, "/quitquitquit", &page).is_some());
     }
 
     #[test]

@@ -77,7 +77,8 @@ async fn an_address_that_became_anothers_gets_a_connection_of_its_own() {
     client.get().await.unwrap();
     source.replace(authority.svid(OTHER));
     let after = tunnelled("a", server.address, OTHER);
-    let client = client.knows(std::slice::from_ref(&after)).with_cluster(vec![of(&after)], TrafficPolicy::default());
+    let client =
+        client.knows(std::slice::from_ref(&after)).with_cluster(vec![of(&after)], TrafficPolicy::default());
     client.get().await.unwrap();
     assert_eq!(tunnels.peers().len(), 2);
     until(|| server.seen.closed() == 1).await;
