@@ -61,6 +61,7 @@ pub(crate) fn build(paths: &Paths) -> Result<()> {
 
 /// Runs the tests inside a lab, and shows what the test runner says.
 pub(crate) fn test(paths: &Paths) -> Result<()> {
+    crate::cargo::build(paths)?;
     let tests = built_tests(paths)?;
     let state = paths.istio().join("state");
     let lab = Shell::new(&paths.root, paths.target.join("release/lab"), &["run", "--state"]).arg(state);
