@@ -4,3 +4,4 @@
 mod controlplane;
 mod deployment;
 mod traffic;
+mod waypoint;
