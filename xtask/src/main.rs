@@ -9,6 +9,7 @@ mod deny;
 mod fuzz;
 mod image;
 mod istio;
+mod istio_table;
 mod paths;
 mod schema;
 mod setup;
@@ -63,6 +64,12 @@ enum Command {
         #[arg(long, default_value = "60", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// Compares the table of what istiod sends with the one in `docs/istio.md`.
+    IstioTable {
+        /// Writes the one in the document anew instead.
+        #[arg(long)]
+        write: bool,
+    },
     /// Compares the JSON Schema of the settings file with the committed one.
     Schema {
         /// Writes the committed one anew instead.
@@ -97,6 +104,7 @@ fn main() -> Result<()> {
         Command::Fuzz { target, seconds } => {
             fuzz::run(&paths, target.as_deref(), fuzz::Inputs::New, Duration::from_secs(seconds))
         }
+        Command::IstioTable { write } => istio_table::check(&paths, write),
         Command::Schema { write } => schema::check(&paths, write),
     }
 }

@@ -1,6 +1,8 @@
 //! What is not in `proto/` is found wherever it stands, and named.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use istio_protos::envoy::config::core::v3::HeaderValueOption;
+use istio_protos::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use istio_protos::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use istio_protos::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac, permission, principal};
 use istio_protos::envoy::config::route::v3::RouteConfiguration;
@@ -139,6 +141,16 @@ fn a_field_that_is_to_be_refused_is_named_with_the_reason_where_it_is_set() {
         found::<hcm::HttpFilter>(disabled.encode_to_vec()),
         ["envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter.disabled: \
           refused, a filter that is off until a route turns it on"]
+    );
+}
+
+#[test]
+fn a_value_that_is_to_be_refused_is_named_with_the_reason() {
+    let option =
+        HeaderValueOption { append_action: HeaderAppendAction::AddIfAbsent.into(), ..Default::default() };
+    assert_eq!(
+        found::<HeaderValueOption>(option.encode_to_vec()),
+        ["envoy.config.core.v3.HeaderValueOption.append_action: refused, istiod appends or overwrites"]
     );
 }
 
