@@ -133,7 +133,7 @@ pub enum HttpVersion {
 }
 
 /// TLS that we originate (Istio `ClientTLSSettings`, modes SIMPLE and MUTUAL).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamTls {
     /// Server name; `None`: the request's host.
     pub sni: Option<String>,

@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::Destination;
 use crate::socket::ResetOnDrop;
 use crate::telemetry::StreamRecord;
-use crate::upstream::Chosen;
+use crate::upstream::{Chosen, Transport};
 
 /// A stream of a port that is declared opaque: its client is answered only when the upstream is connected, so a refusal and
 /// a failed dial are statuses that its ztunnel logs.
@@ -101,19 +101,19 @@ async fn open(
     destination: &Destination,
     cx: &StreamContext,
     log: &mut StreamLog,
-) -> Result<(Peer, Chosen), Refusal> {
+) -> Result<(Transport, Chosen), Refusal> {
     let permit = log.decided(destination.opaque_policy.decide_stream(&cx.attributes(destination.port)))?;
     let upstreams = &cx.shared.upstreams;
     let opened = upstreams.open_stream(&permit, &destination.cluster, HeaderMap::new()).await;
-    let (peer, chosen) = opened.map_err(Refusal::Upstream)?;
+    let (transport, chosen) = opened.map_err(Refusal::Upstream)?;
     log.record.upstream = Some((Arc::clone(&chosen.workload), chosen.address));
-    Ok((peer, chosen))
+    Ok((transport, chosen))
 }
 
 async fn carry(
     downstream: Peer,
     first: Bytes,
-    (upstream, _counted): (Peer, Chosen),
+    (upstream, _counted): (Transport, Chosen),
     destination: &Arc<Destination>,
     cx: &StreamContext,
     mut log: StreamLog,
@@ -171,10 +171,30 @@ impl Downstream for TcpStream {
 }
 
 /// [`hbone::copy`] for either kind of downstream: the sandwich's is a socket.
-async fn join(downstream: Peer, first: Bytes, upstream: Peer, counters: &Counters) -> Result<(), CopyError> {
+async fn join(
+    downstream: Peer,
+    first: Bytes,
+    upstream: Transport,
+    counters: &Counters,
+) -> Result<(), CopyError> {
     match (downstream, upstream) {
-        (Peer::Tunnel(downstream), upstream) => hbone::copy(downstream, first, upstream, counters).await,
-        (downstream @ Peer::Tcp(_), Peer::Tunnel(mut upstream)) => {
+        (Peer::Tunnel(downstream), Transport::Tunnel(upstream)) => {
+            hbone::copy(downstream, first, Peer::Tunnel(upstream), counters).await
+        }
+        (Peer::Tunnel(downstream), Transport::Tcp(upstream)) => {
+            hbone::copy(downstream, first, Peer::Tcp(upstream), counters).await
+        }
+        (Peer::Tunnel(downstream), Transport::Tls(upstream)) => {
+            let copied = Box::pin(streams(downstream, &first, *upstream, counters)).await;
+            copied.map(|_ended| ())
+        }
+        (Peer::Tcp(downstream), Transport::Tls(upstream)) => {
+            let mut ended =
+                Box::pin(streams(ResetOnDrop::of(downstream), &first, *upstream, counters)).await?;
+            ended.ended = true;
+            Ok(())
+        }
+        (downstream @ Peer::Tcp(_), Transport::Tunnel(mut upstream)) => {
             if let Err(error) = upstream.write_all(&first).await {
                 reset(downstream);
                 return Err(CopyError::Upstream(error));
@@ -188,8 +208,25 @@ async fn join(downstream: Peer, first: Bytes, upstream: Peer, counters: &Counter
                 CopyError::Upstream(error) => CopyError::Upstream(error),
             })
         }
-        (Peer::Tcp(downstream), Peer::Tcp(upstream)) => sockets(downstream, &first, upstream, counters).await,
+        (Peer::Tcp(downstream), Transport::Tcp(upstream)) => {
+            sockets(downstream, &first, upstream, counters).await
+        }
     }
+}
+
+/// Any two streams that reset when dropped before their end. Gives the downstream back when both ended.
+async fn streams<A: Io, B: Io>(
+    mut a: A,
+    first: &[u8],
+    mut b: B,
+    counters: &Counters,
+) -> Result<A, CopyError> {
+    b.write_all(first).await.map_err(CopyError::Upstream)?;
+    let copied = tokio::io::copy_bidirectional(&mut a, &mut b).await;
+    let (up, down) = copied.map_err(CopyError::Upstream)?;
+    counters.from_client.store(first.len() as u64 + up, Relaxed);
+    counters.from_upstream.store(down, Relaxed);
+    Ok(a)
 }
 
 /// Plain on both sides. What breaks on one side is a RST on the other, never a clean end; so it is when this is dropped.

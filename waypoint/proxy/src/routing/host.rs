@@ -49,7 +49,7 @@ impl HostPattern {
 }
 
 /// Host and port of an authority. IPv6 keeps its brackets; what follows the last colon is a port only if it is digits.
-pub(super) fn split_authority(authority: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_authority(authority: &str) -> (&str, Option<&str>) {
     let after_brackets = authority.rfind(']').map_or(0, |at| at + 1);
     let colon = authority.get(after_brackets..).and_then(|rest| rest.rfind(':'));
     let Some((host, port)) = colon.and_then(|at| authority.split_at_checked(after_brackets + at)) else {

@@ -91,6 +91,7 @@ impl Cluster {
                 address: EndpointAddress::Socket(SocketAddr::new(ip.to_canonical(), *target)),
                 identity: workload.identity.clone(),
                 tunnel: workload.tunnel,
+                tls: None,
             };
             let (state, terms) = ((sources.states)(key), Arc::clone(&terms));
             let locality = workload.locality.clone();
@@ -110,7 +111,7 @@ impl Cluster {
     ) -> Self {
         let (mut endpoints, mut left_out) = (Vec::new(), None);
         for told in &model.endpoints {
-            match joined(told, &model.key, &terms, sources) {
+            match joined(told, model, &terms, sources) {
                 Ok(endpoint) => endpoints.push((told, Arc::new(endpoint))),
                 Err(why) => {
                     tracing::debug!(cluster = %model.key, %why, "endpoint left out");
@@ -121,8 +122,7 @@ impl Cluster {
         if let Some(budget) = &terms.budget {
             budget.resize(endpoints.len());
         }
-        let not_built = model.traffic.tls.as_ref().map(|_| "TLS to endpoints is not built".to_owned());
-        let why = model.unusable.clone().or(not_built).or_else(|| left_out.filter(|_| endpoints.is_empty()));
+        let why = model.unusable.clone().or_else(|| left_out.filter(|_| endpoints.is_empty()));
         let broken = why.map(|why| UpstreamError::Unusable { cluster: model.key.clone(), why: why.into() });
         let outlier = model.traffic.outlier.as_ref();
         let panic = outlier.map(|outlier| outlier.min_health_percent);
@@ -194,7 +194,7 @@ impl Cluster {
 /// An endpoint with its workload, or why it must not be used.
 fn joined(
     told: &ClusterEndpoint,
-    cluster: &ClusterKey,
+    cluster: &waypoint_model::Cluster,
     terms: &Arc<Terms>,
     sources: &mut Sources<'_>,
 ) -> Result<Endpoint, String> {
@@ -207,7 +207,10 @@ fn joined(
     };
     let identity = known.as_ref().and_then(|workload| workload.identity.clone());
     let address = match (&told.address, tunnel) {
-        (EndpointAddress::Host(..), _) => return Err(format!("{at}: host names are not built")),
+        (EndpointAddress::Host(..), TunnelKind::Hbone) => {
+            return Err(format!("{at} takes tunnels, which go to addresses and not to host names"));
+        }
+        (EndpointAddress::Host(host, port), TunnelKind::Plain) => EndpointAddress::Host(host.clone(), *port),
         (EndpointAddress::Socket(_), TunnelKind::Hbone) if identity.is_none() => {
             return Err(format!("{at} takes tunnels, and nobody told whose identity to expect there"));
         }
@@ -216,8 +219,8 @@ fn joined(
         }
     };
     let workload = known.unwrap_or_else(|| unknown(&at, told));
-    let (owner, workload_uid) = (Owner::Cluster(cluster.clone()), workload.uid.clone());
-    let key = EndpointKey { owner, workload: workload_uid, address, identity, tunnel };
+    let (owner, tls) = (Owner::Cluster(cluster.key.clone()), cluster.traffic.tls.clone());
+    let key = EndpointKey { owner, workload: workload.uid.clone(), address, identity, tunnel, tls };
     let (state, terms) = ((sources.states)(key), Arc::clone(terms));
     Ok(Endpoint { workload, ready: told.ready, weight: u64::from(told.weight.max(1)), state, terms })
 }

@@ -1,10 +1,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use tokio_util::sync::CancellationToken;
+
 use waypoint_model::{Endpoint as Backend, Map};
 
-use super::super::health::Outcome;
+use super::super::health::{Clock, Outcome};
 use super::super::nearest::distance;
+use super::super::resolve::Resolver;
 use super::*;
 use crate::limits::Limits;
 
@@ -63,8 +66,9 @@ impl Mesh {
         }
         let (terms, own) = (Arc::new(Terms::of_process(&self.limits)), locality("r", "z"));
         let workloads = |uid: &WorkloadUid| workloads.get(uid).cloned();
+        let resolver = Resolver::system(Clock::start(), CancellationToken::new());
         let mut states = |key: EndpointKey| {
-            let fresh = || Arc::new(State::new(key.clone(), &self.limits));
+            let fresh = || Arc::new(State::new(key.clone(), &self.limits, &resolver));
             Arc::clone(self.states.entry(key.clone()).or_insert_with(fresh))
         };
         let mut sources = Sources { workloads: &workloads, states: &mut states };

@@ -3,19 +3,24 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use certs::{HandshakeError, MeshTls};
-use hbone::{OpenError, Peer, Pool, PoolSettings, Target, Tunnel};
+use hbone::{OpenError, Pool, PoolSettings, Target, Tunnel};
 use http::HeaderMap;
 use spiffe_id::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 use waypoint_model::TunnelKind;
 
+use super::Version;
 use super::endpoints::{Endpoint, LiveTunnel};
+use super::originate::FileError;
+use super::resolve::Name;
 use crate::limits::Limits;
 use crate::peer_watch::{PeerWatch, Welcome};
 
@@ -24,6 +29,9 @@ const HBONE_PORT: u16 = 15_008;
 
 /// TCP keepalive as ztunnel sets it: first probe, interval, probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(180), Duration::from_secs(180), 9);
+
+/// Least time for one of several addresses of a name.
+const LEAST_PART: Duration = Duration::from_millis(250);
 
 /// Why an endpoint could not be reached. Nothing of a request was sent then.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +42,25 @@ pub(super) enum ConnectError {
     /// It speaks HBONE, and nobody told whom to expect there.
     #[error("the endpoint's identity is not known")]
     NoEndpointIdentity,
+    /// The host name has no address that we know.
+    #[error("{0} is not resolved")]
+    Unresolved(String, #[source] Arc<io::Error>),
     #[error("TCP")]
     Tcp(#[source] io::Error),
     #[error("TLS")]
     Handshake(#[source] HandshakeError),
     #[error("HBONE")]
     Tunnel(#[source] OpenError),
+    /// Of TLS that a cluster asks for; the certificate's fault is in the cause.
+    #[error("TLS origination")]
+    Origination(#[source] io::Error),
+    #[error("TLS origination: files")]
+    TlsFiles(#[source] FileError),
+    #[error("TLS origination: {0:?} is no server name")]
+    ServerName(String),
+    /// The server wants to speak something else.
+    #[error("TLS origination: the server chose {0}")]
+    Alpn(&'static str),
     #[error("HTTP")]
     Http(#[source] hyper::Error),
     #[error("no answer in time")]
@@ -64,7 +85,7 @@ struct MeshConnector {
 }
 
 impl hbone::Connector<TunnelKey> for MeshConnector {
-    type Io = Welcome<tokio_rustls::client::TlsStream<TcpStream>>;
+    type Io = Welcome<TlsStream<TcpStream>>;
     type Error = ConnectError;
 
     async fn connect(&self, key: &TunnelKey) -> Result<Self::Io, ConnectError> {
@@ -80,6 +101,15 @@ impl hbone::Connector<TunnelKey> for MeshConnector {
         let watch = PeerWatch::new(&self.tls, authenticated.certificate);
         Ok(Welcome::new(authenticated.stream, watch, self.recheck))
     }
+}
+
+/// What will go over a byte stream; TLS wants to know.
+#[derive(Clone, Copy)]
+pub(super) struct Spoken<'a> {
+    /// The request's host, or the service's.
+    pub(super) host: &'a str,
+    /// `None`: opaque bytes.
+    pub(super) version: Option<Version>,
 }
 
 /// Opens byte streams to endpoints.
@@ -110,17 +140,26 @@ impl Dialer {
         Self { tls, tunnels: Pool::new(connector, settings) }
     }
 
-    /// A byte stream to an endpoint, within its connect timeout. `headers` go on the CONNECT. Cancel safe.
+    /// A byte stream to an endpoint, within its connect timeout: a tunnel or TCP, and TLS over it where its cluster says so.
+    /// `headers` go on the CONNECT. Cancel safe.
     ///
     /// # Errors
     /// A [`ConnectError`]; an HBONE endpoint whose identity is unknown is never dialled.
-    pub(super) async fn open(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<Peer, ConnectError> {
-        match endpoint.state.key.tunnel {
-            TunnelKind::Plain => {
-                dial(endpoint.address(), endpoint.terms.connect_timeout).await.map(Peer::Tcp)
-            }
-            TunnelKind::Hbone => self.open_tunnel(endpoint, headers).await.map(Peer::Tunnel),
-        }
+    pub(super) async fn open(
+        &self,
+        endpoint: &Endpoint,
+        headers: HeaderMap,
+        spoken: Spoken<'_>,
+    ) -> Result<Transport, ConnectError> {
+        let limit = endpoint.terms.connect_timeout;
+        let bare = match (endpoint.state.key.tunnel, &endpoint.state.name) {
+            (TunnelKind::Plain, None) => dial(endpoint.address(), limit).await.map(Transport::Tcp)?,
+            (TunnelKind::Plain, Some(name)) => dial_name(name, limit).await.map(Transport::Tcp)?,
+            (TunnelKind::Hbone, _) => self.open_tunnel(endpoint, headers).await.map(Transport::Tunnel)?,
+        };
+        let Some(origination) = &endpoint.terms.tls else { return Ok(bare) };
+        let connecting = Box::pin(origination.connect(bare, spoken.host, spoken.version));
+        timeout(limit, connecting).await.map_err(|_| ConnectError::TimedOut)?.map(Transport::Tls)
     }
 
     async fn open_tunnel(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<Tunnel, ConnectError> {
@@ -153,6 +192,23 @@ impl Dialer {
     }
 }
 
+/// One address after another, each with its part of the time that is left, but long enough for a handshake across the world.
+async fn dial_name(name: &Arc<Name>, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let begun = Instant::now();
+    let addresses = name.addresses().await?;
+    let mut last = ConnectError::TimedOut;
+    for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
+        let rest = limit.saturating_sub(begun.elapsed());
+        let parts = u32::try_from(left).unwrap_or(u32::MAX);
+        let part = (rest / parts).max(LEAST_PART).min(rest);
+        match dial(address, part).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 async fn dial(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
     let connected = timeout(limit, TcpStream::connect(address)).await;
     let tcp = connected.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Tcp)?;
@@ -168,23 +224,43 @@ fn prepare(tcp: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
-/// What inner HTTP runs over.
-pub(super) struct Transport(pub(super) Peer);
+/// A byte stream to an endpoint.
+pub enum Transport {
+    /// Through an HBONE tunnel.
+    Tunnel(Tunnel),
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS over one of the others.
+    Tls(Box<TlsStream<Self>>),
+}
+
+impl Transport {
+    /// The socket's other end, where it is known by address only.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tunnel(_) => None,
+            Self::Tcp(tcp) => tcp.peer_addr().ok(),
+            Self::Tls(tls) => tls.get_ref().0.remote(),
+        }
+    }
+}
 
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
-            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
-            Peer::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }
 
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().0 {
-            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
-            Peer::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
@@ -193,30 +269,34 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().0 {
-            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
-            Peer::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.0 {
-            Peer::Tunnel(tunnel) => tunnel.is_write_vectored(),
-            Peer::Tcp(tcp) => tcp.is_write_vectored(),
+        match self {
+            Self::Tunnel(tunnel) => tunnel.is_write_vectored(),
+            Self::Tcp(tcp) => tcp.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
-            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
-            Peer::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().0 {
-            Peer::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
-            Peer::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use spiffe_id::SpiffeId;
-use waypoint_model::{ClusterKey, EndpointAddress, ServiceKey, TunnelKind, Workload, WorkloadUid};
+use waypoint_model::{
+    ClusterKey, EndpointAddress, ServiceKey, TunnelKind, UpstreamTls, Workload, WorkloadUid,
+};
 
 use super::health::{Active, Health};
 use super::pool::EndpointPool;
+use super::resolve::Name;
 use super::terms::Terms;
 
 /// What makes two endpoints of different snapshots the same one. The identity is part of it: a workload that came back as
@@ -19,6 +22,8 @@ pub(super) struct EndpointKey {
     pub(super) address: EndpointAddress,
     pub(super) identity: Option<SpiffeId>,
     pub(super) tunnel: TunnelKind,
+    /// TLS inside; connections that were checked otherwise are not this endpoint's.
+    pub(super) tls: Option<UpstreamTls>,
 }
 
 /// Whose endpoint it is. Each has its own connections and health, as its terms are its own.
@@ -35,6 +40,8 @@ pub(super) struct State {
     pub(super) key: EndpointKey,
     pub(super) health: Arc<Health>,
     pub(super) pool: Arc<EndpointPool>,
+    /// Of an endpoint that is told by host name.
+    pub(super) name: Option<Arc<Name>>,
 }
 
 /// One endpoint as one snapshot sees it.
@@ -48,12 +55,18 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Where it listens, inside its tunnel or on its own.
+    /// Where it listens, inside its tunnel or on its own: of a host name any address that it was last resolved to.
     pub(super) fn address(&self) -> SocketAddr {
-        match &self.state.key.address {
-            EndpointAddress::Socket(address) => *address,
-            EndpointAddress::Host(_, port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
+        match (&self.state.key.address, &self.state.name) {
+            (EndpointAddress::Socket(address), _) => *address,
+            (EndpointAddress::Host(..), Some(name)) => name.first(),
+            (EndpointAddress::Host(_, port), None) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
         }
+    }
+
+    /// For errors and logs: its address and port, or its host name and port.
+    pub(super) fn name(&self) -> String {
+        super::cluster::name(&self.state.key.address)
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {

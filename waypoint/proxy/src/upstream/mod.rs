@@ -7,8 +7,10 @@ mod endpoints;
 mod group;
 mod health;
 mod nearest;
+mod originate;
 mod pool;
 mod priorities;
+mod resolve;
 mod ring;
 mod send;
 mod terms;
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 use certs::MeshTls;
 use http::{HeaderMap, Request, Response};
-use waypoint_model::{ClusterKey, Locality, Service, TunnelKind, Workload, WorkloadUid};
+use waypoint_model::{
+    ClusterKey, EndpointAddress, Locality, Service, TunnelKind, UpstreamTls, Workload, WorkloadUid,
+};
 use waypoint_policy::Permit;
 
 use crate::body::Body;
@@ -28,10 +32,13 @@ use crate::limits::Limits;
 use bodies::Running;
 pub use cluster::Cluster;
 use cluster::Sources;
-use connect::{ConnectError, Dialer};
+pub use connect::Transport;
+use connect::{ConnectError, Dialer, Spoken};
 use endpoints::{Endpoint, EndpointKey, Picked, State};
 use health::{Active, Clock, Health, Outcome, Slot};
+use originate::Origination;
 use pool::{Connections, EndpointPool};
+use resolve::{Name, Resolver};
 use send::{Blame, Failure, Message, RETRIES, deadline};
 use terms::{Budget, Terms};
 
@@ -45,6 +52,8 @@ pub struct Upstreams {
     states: Mutex<HashMap<EndpointKey, Arc<State>>>,
     /// As `states`, of the control plane's clusters.
     budgets: Mutex<HashMap<ClusterKey, Arc<Budget>>>,
+    /// As `states`, by what clusters ask for: files are read once for all that ask for the same.
+    originations: Mutex<HashMap<UpstreamTls, Arc<Origination>>>,
     /// Of clusters without a policy of their own.
     terms: Arc<Terms>,
 }
@@ -142,8 +151,16 @@ impl Upstreams {
         let clock = Clock::start();
         let connections = Connections::new(Dialer::new(tls, limits), limits, clock);
         let terms = Arc::new(Terms::of_process(limits));
-        let (states, budgets) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { limits: limits.clone(), locality, clock, connections, states, budgets, terms })
+        Arc::new(Self {
+            limits: limits.clone(),
+            locality,
+            clock,
+            connections,
+            states: Mutex::default(),
+            budgets: Mutex::default(),
+            originations: Mutex::default(),
+            terms,
+        })
     }
 
     /// The cluster of a service port (called while a snapshot is built). What is known of an endpoint is kept, as long as it
@@ -175,7 +192,8 @@ impl Upstreams {
             let fresh = || Budget::new(cluster.key.clone());
             Arc::clone(budgets.entry(cluster.key.clone()).or_insert_with(fresh))
         };
-        let terms = Arc::new(Terms::of_cluster(&self.limits, &cluster.traffic, budget));
+        let tls = cluster.traffic.tls.as_ref().map(|tls| self.origination(tls));
+        let terms = Arc::new(Terms::of_cluster(&self.limits, &cluster.traffic, tls, budget));
         self.with_sources(workloads, |sources| Cluster::of_model(cluster, service, terms, sources))
     }
 
@@ -185,6 +203,11 @@ impl Upstreams {
         Arc::new(Cluster::missing(key, service, port, Arc::clone(&self.terms)))
     }
 
+    fn origination(&self, tls: &UpstreamTls) -> Arc<Origination> {
+        let mut known = self.originations();
+        Arc::clone(known.entry(tls.clone()).or_insert_with(|| Origination::new(tls)))
+    }
+
     fn with_sources(
         &self,
         workloads: &dyn Fn(&WorkloadUid) -> Option<Arc<Workload>>,
@@ -192,7 +215,7 @@ impl Upstreams {
     ) -> Arc<Cluster> {
         let mut known = self.states();
         let mut states = |key: EndpointKey| {
-            let fresh = || Arc::new(State::new(key.clone(), &self.limits));
+            let fresh = || Arc::new(State::new(key.clone(), &self.limits, &self.connections.resolver));
             Arc::clone(known.entry(key.clone()).or_insert_with(fresh))
         };
         Arc::new(make(&mut Sources { workloads, states: &mut states }))
@@ -214,9 +237,10 @@ impl Upstreams {
         self.connections.dialer.retain(|tunnel| tunnels.contains(tunnel));
         let named: HashSet<_> = live.iter().filter_map(|cluster| cluster.key()).collect();
         self.budgets().retain(|key, _| named.contains(key));
+        self.originations().retain(|_, origination| Arc::strong_count(origination) > 1);
     }
 
-    /// An opaque byte stream to an endpoint: an HBONE tunnel or TCP. `headers` go on the CONNECT. When connecting fails,
+    /// An opaque byte stream to an endpoint: an HBONE tunnel or TCP, and TLS where the cluster says so. `headers` go on the CONNECT. When connecting fails,
     /// another endpoint is tried (no byte was sent). Cancel safe.
     ///
     /// # Errors
@@ -226,7 +250,7 @@ impl Upstreams {
         _permit: &Permit,
         cluster: &Cluster,
         headers: HeaderMap,
-    ) -> Result<(hbone::Peer, Chosen), UpstreamError> {
+    ) -> Result<(Transport, Chosen), UpstreamError> {
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut last: Option<UpstreamError> = None;
         loop {
@@ -235,10 +259,10 @@ impl Upstreams {
                 (Ok(picked), _) => picked,
                 (Err(error), earlier) => return Err(earlier.unwrap_or(error)),
             };
-            let failure = match self.open_at(&endpoint, headers.clone()).await {
-                Ok((peer, slot)) => {
+            let failure = match self.open_at(cluster, &endpoint, headers.clone()).await {
+                Ok((transport, slot)) => {
                     self.blame(&endpoint).saw(Outcome::Fine);
-                    return Ok((peer, Chosen::new(&endpoint, Some(Counted::Stream(active, slot)))));
+                    return Ok((transport, Chosen::new(&endpoint, Some(Counted::Stream(active, slot)))));
                 }
                 Err(failure) => failure,
             };
@@ -254,11 +278,17 @@ impl Upstreams {
         }
     }
 
-    async fn open_at(&self, endpoint: &Endpoint, headers: HeaderMap) -> Result<(hbone::Peer, Slot), Failure> {
+    async fn open_at(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        headers: HeaderMap,
+    ) -> Result<(Transport, Slot), Failure> {
         let full = || Failure::Connect(ConnectError::TooManyConnections);
         let slot = endpoint.state.health.connect(endpoint.terms.endpoint_connections).ok_or_else(full)?;
-        let peer = self.connections.dialer.open(endpoint, headers).await.map_err(Failure::Connect)?;
-        Ok((peer, slot))
+        let spoken = Spoken { host: &cluster.service().key.hostname, version: None };
+        let opened = self.connections.dialer.open(endpoint, headers, spoken).await;
+        Ok((opened.map_err(Failure::Connect)?, slot))
     }
 
     /// Sends one request and waits for the head of its response.
@@ -316,14 +346,22 @@ impl Upstreams {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn originations(&self) -> MutexGuard<'_, HashMap<UpstreamTls, Arc<Origination>>> {
+        self.originations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn budgets(&self) -> MutexGuard<'_, HashMap<ClusterKey, Arc<Budget>>> {
         self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn new(key: EndpointKey, limits: &Limits) -> Self {
-        Self { key, health: Arc::new(Health::default()), pool: EndpointPool::new(limits) }
+    fn new(key: EndpointKey, limits: &Limits, resolver: &Resolver) -> Self {
+        let name = match &key.address {
+            EndpointAddress::Host(host, port) => Some(Name::new(host, *port, resolver)),
+            EndpointAddress::Socket(_) => None,
+        };
+        Self { key, health: Arc::new(Health::default()), pool: EndpointPool::new(limits), name }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Inner HTTP connections of an endpoint: HTTP/1.1 kept alive, HTTP/2 shared. The only place that drives them.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,9 +19,10 @@ use tokio_util::task::TaskTracker;
 
 use super::Version;
 use super::bodies::Outbound;
-use super::connect::{ConnectError, Dialer, Transport};
+use super::connect::{ConnectError, Dialer, Spoken, Transport};
 use super::endpoints::Endpoint;
 use super::health::{Clock, Slot};
+use super::resolve::{Name, Resolver};
 use crate::limits::Limits;
 
 /// How long a connection whose response ended may take to be ready again; its driver needs one turn.
@@ -58,6 +60,10 @@ struct Http2 {
 struct Line {
     /// Our identity when it was made; `None` on plain TCP.
     own: Option<SpiffeId>,
+    /// The host whose certificate was checked, where that is the request's.
+    host: Option<Box<str>>,
+    /// The address behind the endpoint's name that it goes to.
+    resolved: Option<(Arc<Name>, SocketAddr)>,
     clock: Clock,
     busy: AtomicUsize,
     last_used: AtomicU64,
@@ -95,10 +101,10 @@ impl EndpointPool {
     }
 
     /// An idle HTTP/1.1 connection that was made with our present identity.
-    async fn idle_http1(&self, own: Option<&SpiffeId>) -> Option<Http1> {
+    async fn idle_http1(&self, own: Option<&SpiffeId>, host: &str) -> Option<Http1> {
         loop {
             let mut idle = self.http1().pop()?;
-            let usable = idle.line.own.as_ref() == own && !idle.sender.is_closed();
+            let usable = idle.line.fits(own, host) && !idle.sender.is_closed();
             if usable && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
                 idle.line.take();
                 return Some(idle);
@@ -107,10 +113,10 @@ impl EndpointPool {
     }
 
     /// An open HTTP/2 connection with room for one more stream.
-    fn open_http2(&self, own: Option<&SpiffeId>) -> Option<Http2> {
+    fn open_http2(&self, own: Option<&SpiffeId>, host: &str) -> Option<Http2> {
         let mut open = self.http2();
         open.retain(|connection| !connection.sender.is_closed());
-        let fits = |it: &&Http2| it.line.own.as_ref() == own && it.line.has_room();
+        let fits = |it: &&Http2| it.line.fits(own, host) && it.line.has_room();
         let found = open.iter().find(fits)?;
         found.line.take();
         Some(Http2 { sender: found.sender.clone(), line: Arc::clone(&found.line) })
@@ -152,6 +158,14 @@ async fn settles(sender: &mut http1::SendRequest<Outbound>) -> bool {
 }
 
 impl Line {
+    /// Whether it may carry a request of ours to this host: to whom it leads was checked when it was made.
+    fn fits(&self, own: Option<&SpiffeId>, host: &str) -> bool {
+        let leads = |(name, address): &(Arc<Name>, SocketAddr)| name.leads_to(*address);
+        self.own.as_ref() == own
+            && self.host.as_deref().is_none_or(|checked| checked == host)
+            && self.resolved.as_ref().is_none_or(leads)
+    }
+
     fn take(&self) {
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
@@ -299,6 +313,7 @@ fn fate(error: &hyper::Error) -> Fate {
 /// Opens, shares and drives inner HTTP connections of all endpoints.
 pub(super) struct Connections {
     pub(super) dialer: Dialer,
+    pub(super) resolver: Resolver,
     drivers: Drivers,
     clock: Clock,
     max_streams: usize,
@@ -328,6 +343,7 @@ impl Connections {
         let drivers = Drivers { tracker: TaskTracker::new(), closing: closing.clone() };
         Self {
             dialer,
+            resolver: Resolver::system(clock, closing.clone()),
             http1: http1_settings(limits),
             http2: http2_settings(limits, drivers.clone()),
             drivers,
@@ -342,41 +358,44 @@ impl Connections {
         &self,
         endpoint: &Endpoint,
         version: Version,
+        host: &str,
         reuse: bool,
     ) -> Result<Lease, ConnectError> {
         let lease = async {
             match version {
-                Version::Http1 => self.lease_http1(endpoint, reuse).await,
-                Version::Http2 => self.lease_http2(endpoint, reuse).await,
+                Version::Http1 => self.lease_http1(endpoint, host, reuse).await,
+                Version::Http2 => self.lease_http2(endpoint, host, reuse).await,
             }
         };
         timeout(endpoint.terms.connect_timeout, lease).await.map_err(|_| ConnectError::TimedOut)?
     }
 
-    async fn lease_http1(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
+    async fn lease_http1(&self, endpoint: &Endpoint, host: &str, reuse: bool) -> Result<Lease, ConnectError> {
         let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
-        if reuse && let Some(idle) = pool.idle_http1(own.as_ref()).await {
+        if reuse && let Some(idle) = pool.idle_http1(own.as_ref(), host).await {
             return Ok(Lease::http1(idle, pool, true));
         }
-        let (transport, line) = self.open(endpoint, own, 1).await?;
+        let (transport, line) =
+            self.open(endpoint, own, Spoken { host, version: Some(Version::Http1) }).await?;
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
         self.drive(connection.with_upgrades(), &line, endpoint);
         Ok(Lease::http1(Http1 { sender, line }, pool, false))
     }
 
-    async fn lease_http2(&self, endpoint: &Endpoint, reuse: bool) -> Result<Lease, ConnectError> {
+    async fn lease_http2(&self, endpoint: &Endpoint, host: &str, reuse: bool) -> Result<Lease, ConnectError> {
         let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
-        if reuse && let Some(open) = pool.open_http2(own.as_ref()) {
+        if reuse && let Some(open) = pool.open_http2(own.as_ref(), host) {
             return Ok(Lease::http2(open, pool, true));
         }
         // The semaphore is never closed.
         let _one_at_a_time = pool.dialing.acquire().await.ok();
         // What another request opened meanwhile is new enough even where a kept one was not.
-        if let Some(open) = pool.open_http2(own.as_ref()) {
+        if let Some(open) = pool.open_http2(own.as_ref(), host) {
             return Ok(Lease::http2(open, pool, true));
         }
-        let (transport, line) = self.open(endpoint, own.clone(), self.max_streams).await?;
+        let (transport, line) =
+            self.open(endpoint, own.clone(), Spoken { host, version: Some(Version::Http2) }).await?;
         let (sender, connection) =
             self.http2.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
         let (mut connection, watched, max) = (Box::pin(connection), Arc::clone(&line), self.max_streams);
@@ -397,16 +416,20 @@ impl Connections {
         &self,
         endpoint: &Endpoint,
         own: Option<SpiffeId>,
-        max_streams: usize,
+        spoken: Spoken<'_>,
     ) -> Result<(Transport, Arc<Line>), ConnectError> {
         let slot = endpoint
             .state
             .health
             .connect(endpoint.terms.endpoint_connections)
             .ok_or(ConnectError::TooManyConnections)?;
-        let transport = self.dialer.open(endpoint, HeaderMap::new()).await.map(Transport)?;
+        let transport = self.dialer.open(endpoint, HeaderMap::new(), spoken).await?;
+        let takes_host = endpoint.terms.tls.as_ref().is_some_and(|tls| tls.takes_host());
+        let max_streams = if spoken.version == Some(Version::Http2) { self.max_streams } else { 1 };
         let line = Line {
             own,
+            host: takes_host.then(|| spoken.host.into()),
+            resolved: endpoint.state.name.clone().zip(transport.remote()),
             clock: self.clock,
             busy: AtomicUsize::new(1),
             last_used: AtomicU64::new(self.clock.now()),

@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, HashMap};
 
+use tokio_util::sync::CancellationToken;
 use waypoint_model::{
     Cluster as Model, ClusterKey, EndpointAddress, OutlierDetection, ServiceKey, TrafficPolicy, TunnelKind,
 };
 
 use super::super::cluster::{Cluster, Sources};
 use super::super::endpoints::{EndpointKey, State};
-use super::super::health::Outcome;
+use super::super::health::{Clock, Outcome};
+use super::super::resolve::Resolver;
 use super::super::terms::{Budget, Terms};
 use super::super::{Pick, UpstreamError};
 use super::*;
@@ -58,11 +60,12 @@ fn bounded(max: usize, policy: TrafficPolicy, endpoints: Vec<ClusterEndpoint>) -
     let (key, service) = (ClusterKey("c".into()), ServiceKey::new("ns", "svc"));
     let budget = Budget::new(key.clone());
     let limits = Limits { endpoint_requests: max, ..Limits::default() };
-    let terms = Arc::new(Terms::of_cluster(&limits, &policy, budget));
+    let terms = Arc::new(Terms::of_cluster(&limits, &policy, None, budget));
     let model = Model { key, service, port: 80, subset: None, endpoints, traffic: policy, unusable: None };
     let mut known: HashMap<EndpointKey, Arc<State>> = HashMap::new();
+    let resolver = Resolver::system(Clock::start(), CancellationToken::new());
     let mut states = |key: EndpointKey| {
-        let fresh = || Arc::new(State::new(key.clone(), &limits));
+        let fresh = || Arc::new(State::new(key.clone(), &limits, &resolver));
         Arc::clone(known.entry(key.clone()).or_insert_with(fresh))
     };
     let mut sources = Sources { workloads: &|_| None, states: &mut states };

@@ -36,7 +36,7 @@ impl Blame {
         let Endpoint { terms, state, .. } = &*self.endpoint;
         if terms.note(&state.health, outcome, self.clock.now()) {
             let cluster = terms.budget.as_ref().map(|budget| tracing::field::display(&budget.key));
-            tracing::warn!(endpoint = %self.endpoint.address(), cluster, "ejected");
+            tracing::warn!(endpoint = self.endpoint.name(), cluster, "ejected");
         }
     }
 
@@ -86,7 +86,7 @@ impl Failure {
     }
 
     pub(super) fn at(self, endpoint: &Endpoint) -> UpstreamError {
-        let name = endpoint.address().to_string();
+        let name = endpoint.name();
         match self {
             Self::Connect(ConnectError::TooManyConnections) => UpstreamError::Overloaded,
             Self::Connect(error) => UpstreamError::Connect { endpoint: name, source: Arc::new(error) },
@@ -146,7 +146,7 @@ impl Upstreams {
     ) -> Result<Response<Body>, Failure> {
         let mut reuse = true;
         loop {
-            let lease = self.connections.lease(&picked.endpoint, version, reuse);
+            let lease = self.connections.lease(&picked.endpoint, version, message.host(), reuse);
             let mut lease = within(until, lease).await?.map_err(Failure::Connect)?;
             let Some((request, returned)) = message.next() else { return Err(Failure::TimedOut) };
             match within(until, lease.send(request)).await? {
@@ -211,6 +211,8 @@ pub(super) struct Message {
     /// Changes nothing and has no body (RFC 9110 §9.2.1): repeating it does no harm.
     is_safe: bool,
     max_replay: usize,
+    /// Host name of the service.
+    service: Arc<str>,
 }
 
 impl Message {
@@ -232,7 +234,16 @@ impl Message {
         let body = if body.is_end_stream() { Body::Empty } else { body };
         let unchanging = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let is_safe = unchanging && matches!(body, Body::Empty);
-        Ok(Self { head, body: Some(body), copy: None, is_safe, max_replay })
+        let service = Arc::clone(&cluster.service().key.hostname);
+        Ok(Self { head, body: Some(body), copy: None, is_safe, max_replay, service })
+    }
+
+    /// The host that it asks for; the service's where it asks for none.
+    fn host(&self) -> &str {
+        let named = || self.head.headers.get(HOST)?.to_str().ok();
+        let of_header = || named().map(|host| crate::routing::host::split_authority(host).0);
+        let host = self.head.uri.host().or_else(of_header);
+        host.unwrap_or(&self.service)
     }
 
     fn is_whole(&self) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use waypoint_model::{ClusterKey, HttpVersion, OutlierDetection, TrafficPolicy};
 
 use super::health::{Ejection, Growth, Health, Outcome};
+use super::originate::Origination;
 use crate::limits::Limits;
 
 /// How endpoints of one cluster are used: the process' limits, and what the cluster's own policy says beside them.
@@ -21,6 +22,8 @@ pub(super) struct Terms {
     pub(super) idle: Duration,
     /// What is spoken; `None`: as the port and the client say.
     pub(super) http: Option<HttpVersion>,
+    /// TLS to its endpoints.
+    pub(super) tls: Option<Arc<Origination>>,
     /// Of a control plane's cluster only.
     pub(super) budget: Option<Arc<Budget>>,
 }
@@ -42,18 +45,25 @@ impl Terms {
             connect_timeout: limits.connect_timeout,
             idle: limits.upstream_idle,
             http: None,
+            tls: None,
             budget: None,
         }
     }
 
     /// For a control plane's cluster.
-    pub(super) fn of_cluster(limits: &Limits, policy: &TrafficPolicy, budget: Arc<Budget>) -> Self {
+    pub(super) fn of_cluster(
+        limits: &Limits,
+        policy: &TrafficPolicy,
+        tls: Option<Arc<Origination>>,
+        budget: Arc<Budget>,
+    ) -> Self {
         let process = Self::of_process(limits);
         Self {
             ejection: policy.outlier.as_ref().map_or(process.ejection, ejection),
             connect_timeout: policy.limits.connect_timeout.unwrap_or(process.connect_timeout),
             idle: policy.limits.idle_timeout.unwrap_or(process.idle),
             http: policy.http,
+            tls,
             budget: Some(budget),
             ..process
         }

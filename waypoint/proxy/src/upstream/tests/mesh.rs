@@ -19,7 +19,7 @@ use waypoint_model::{
 };
 use waypoint_policy::{Attributes, Destination, Permit, PolicySet, Source};
 
-use super::super::{Chosen, Cluster, Pick, UpstreamError, Upstreams, Version};
+use super::super::{Chosen, Cluster, Pick, Transport, UpstreamError, Upstreams, Version};
 use super::soon;
 use crate::body::{Body, BodyError};
 use crate::limits::Limits;
@@ -200,7 +200,7 @@ impl Client {
         self.fetch(get()).await
     }
 
-    pub(super) async fn open(&self) -> Result<(hbone::Peer, Chosen), UpstreamError> {
+    pub(super) async fn open(&self) -> Result<(Transport, Chosen), UpstreamError> {
         soon(self.upstreams.open_stream(&permit(), &self.cluster, HeaderMap::new())).await
     }
 

@@ -7,6 +7,7 @@ mod mesh;
 mod named;
 mod servers;
 mod streams;
+pub(super) mod tls;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Clusters as a control plane gives them.
 
-use waypoint_model::{ClusterEndpoint, HttpVersion, TrafficPolicy, TunnelKind};
+use http_body_util::BodyExt;
+use waypoint_model::{ClusterEndpoint, EndpointAddress, HttpVersion, TrafficPolicy, TunnelKind};
 
 use super::super::{Pick, UpstreamError};
 use super::mesh::{At, Authority, Client, OTHER, SERVER, get, plain, post, tunnelled};
@@ -92,6 +93,33 @@ async fn a_clusters_connections_are_not_shared_with_another_cluster() {
     client.get().await.unwrap();
     client.with_cluster(vec![of(&at)], TrafficPolicy::default()).get().await.unwrap();
     assert_eq!(server.seen.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_host_name_is_resolved_by_us_whichever_of_its_addresses_answers() {
+    let server = Server::named("a").await;
+    let address = EndpointAddress::Host("localhost".to_owned(), server.address.port());
+    let named = ClusterEndpoint { workload: None, address, ..of(&plain("a", server.address)) };
+    let client = Client::to(&[]).with_cluster(vec![named], TrafficPolicy::default());
+    let mut chosen = None;
+    for _ in 0..3 {
+        client.send(get(), &mut chosen).await.unwrap().into_body().collect().await.unwrap();
+    }
+    assert_eq!(server.seen.connections(), 1, "the connection is used again");
+    assert_eq!(chosen.unwrap().address.port(), server.address.port());
+}
+
+#[tokio::test]
+async fn a_host_name_without_an_address_fails_by_name() {
+    let address = EndpointAddress::Host("nowhere.invalid".to_owned(), 80);
+    let named = ClusterEndpoint { workload: None, address, ..of(&plain("a", ([127, 0, 0, 1], 1).into())) };
+    let client = Client::to(&[]).with_cluster(vec![named], TrafficPolicy::default());
+    let error = client.get().await.unwrap_err();
+    let UpstreamError::Connect { endpoint, source } = &error else { panic!("{error:?}") };
+    assert_eq!(
+        (endpoint.as_str(), &*source.to_string()),
+        ("nowhere.invalid:80", "nowhere.invalid is not resolved")
+    );
 }
 
 #[tokio::test]

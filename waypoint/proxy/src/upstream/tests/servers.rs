@@ -157,7 +157,7 @@ async fn own_address() -> TcpListener {
     }
 }
 
-async fn serve<IO, F, R>(io: IO, answer: F, seen: Arc<Seen>, max_streams: Option<u32>)
+pub(super) async fn serve<IO, F, R>(io: IO, answer: F, seen: Arc<Seen>, max_streams: Option<u32>)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     F: Fn(Request<Incoming>, usize) -> R + Clone + Send + Sync + 'static,

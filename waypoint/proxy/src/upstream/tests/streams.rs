@@ -1,7 +1,6 @@
-use hbone::Peer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::super::UpstreamError;
+use super::super::{Transport, UpstreamError};
 use super::mesh::{Authority, Client, SERVER, plain, tunnelled};
 use super::servers::{Server, nobody};
 use super::soon;
@@ -20,7 +19,7 @@ async fn an_opaque_stream_goes_through_a_tunnel_and_is_counted_while_held() {
     let (server, tunnels) = Server::ztunnel(authority.tls(SERVER).0).await;
     let client = Client::new(&authority, &Limits::default(), &[tunnelled("a", server.address, SERVER)]);
     let (peer, chosen) = client.open().await.unwrap();
-    let Peer::Tunnel(mut tunnel) = peer else { panic!("an HBONE endpoint is not reached by TCP") };
+    let Transport::Tunnel(mut tunnel) = peer else { panic!("an HBONE endpoint is not reached by TCP") };
     assert!(asks(&mut tunnel).await.ends_with("tunnelled 0"));
     assert_eq!(tunnels.authorities(), [server.address.to_string()]);
     assert_eq!(chosen.address, server.address);
@@ -37,7 +36,7 @@ async fn a_stream_that_cannot_connect_goes_to_another_endpoint() {
     let client = Client::to(&[plain("nobody", nobody().await), plain("a", server.address)]);
     for _ in 0..10 {
         let (peer, chosen) = client.open().await.unwrap();
-        let Peer::Tcp(mut tcp) = peer else { panic!("a plain endpoint is not reached by a tunnel") };
+        let Transport::Tcp(mut tcp) = peer else { panic!("a plain endpoint is not reached by a tunnel") };
         assert!(tcp.nodelay().unwrap());
         assert!(asks(&mut tcp).await.ends_with("plain"));
         assert_eq!(&*chosen.workload.name, "a");
