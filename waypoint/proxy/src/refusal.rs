@@ -66,6 +66,7 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest("inner_connect") => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadRequest("upgrade") => StatusCode::FORBIDDEN, // As Envoy answers it.
             Self::NotOurs(_) | Self::BadConnect | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::UnknownDestination(_) | Self::InspectionBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied(_) => StatusCode::FORBIDDEN,

@@ -9,6 +9,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
+use super::cors;
 use super::headers::Target;
 use super::mcp::{self, Entered, SESSION};
 use super::request::Refused;
@@ -34,11 +35,15 @@ const GRPC_UNAVAILABLE: u16 = 14;
 /// The answer to a refused request. It names no policy, address or cause.
 pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
     let (refusal, status) = (&*refused.refusal, refused.refusal.status());
-    match &refused.reply {
+    let mut response = match &refused.reply {
         Some(reply) => build(reply.status, reply.content_type, reply.body.clone()),
         None if grpc => grpc_refusal(grpc_status(status), text(refusal)),
         None => build(status, "text/plain", Bytes::from_static(text(refusal).as_bytes())),
+    };
+    if let Some(crossing) = &refused.crossing {
+        cors::mark(response.headers_mut(), crossing.as_ref().clone());
     }
+    response
 }
 
 /// The answer that a route gives itself: a redirect, or a status and a text. A gRPC client is told in trailers.
@@ -57,15 +62,39 @@ pub(crate) fn by_route(
         Own::Redirect(redirect, matched) => redirect
             .answer(matched, &target.authority, &target.path, target.query.as_deref())
             .map_err(broken)?,
-        Own::Respond(status, body) if grpc => grpc_answer(grpc_code(*status), body),
-        Own::Respond(status, body) => build(*status, "text/plain", body.clone()),
+        Own::Respond(status, body) => self::own(*status, body.clone(), grpc),
     };
-    if parts.method == http::Method::HEAD {
-        *response.body_mut() = Body::Empty;
-    }
+    response = without_body_for(&parts.method, response);
     let changes = table::settle(&own.response_headers, facts, &parts.headers).map_err(broken)?;
     rewrite::change(response.headers_mut(), &changes);
     Ok(response)
+}
+
+/// An answer of our own to HEAD has no body; hyper would send it on HTTP/2, and clients break off there.
+pub(crate) fn without_body_for(method: &http::Method, response: Response<Body>) -> Response<Body> {
+    if method == http::Method::HEAD { response.map(|_body| Body::Empty) } else { response }
+}
+
+/// A status and a text; a gRPC client is told in trailers.
+pub(crate) fn own(status: StatusCode, body: Bytes, grpc: bool) -> Response<Body> {
+    if grpc { grpc_answer(grpc_code(status), &body) } else { build(status, "text/plain", body) }
+}
+
+/// The HTTP status that says as much as a gRPC status (*google.rpc.Code*).
+pub(crate) fn http_status(code: u32) -> StatusCode {
+    match code {
+        0 => StatusCode::OK,
+        3 | 9 | 11 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::GATEWAY_TIMEOUT,
+        5 => StatusCode::NOT_FOUND,
+        6 | 10 => StatusCode::CONFLICT,
+        7 => StatusCode::FORBIDDEN,
+        8 => StatusCode::TOO_MANY_REQUESTS,
+        12 => StatusCode::NOT_IMPLEMENTED,
+        14 => StatusCode::SERVICE_UNAVAILABLE,
+        16 => StatusCode::UNAUTHORIZED,
+        _other => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 /// gRPC's own table (*HTTP to gRPC Status Code Mapping*), as Envoy uses it for answers of its own.

@@ -40,6 +40,7 @@ struct Entry {
     seen: Arc<Passing>,
     upgrade: Option<Upgrade>,
     written: bool,
+    delayed: Duration,
 }
 
 /// What goes on after a 101, and whose task it is.
@@ -78,7 +79,14 @@ impl ExchangeLog {
         record.grpc =
             headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         let (telemetry, seen) = (cx.shared.telemetry.clone(), Arc::default());
-        Self(Box::new(Entry { record, telemetry, seen, upgrade: None, written: false }))
+        Self(Box::new(Entry {
+            record,
+            telemetry,
+            seen,
+            upgrade: None,
+            written: false,
+            delayed: Duration::ZERO,
+        }))
     }
 
     pub(crate) fn is_grpc(&self) -> bool {
@@ -95,9 +103,26 @@ impl ExchangeLog {
         Facts { remote: cx.peer.address, version, start: start.unwrap_or(SystemTime::UNIX_EPOCH) }
     }
 
+    /// A fault delays it; its route's time begins afterwards.
+    pub(crate) fn delayed(&mut self, delay: Duration) {
+        self.0.record.flags = "DI";
+        self.0.delayed = delay;
+    }
+
+    /// A fault is answered in the service's place.
+    pub(crate) fn aborted(&mut self) {
+        self.0.record.flags = if self.0.record.flags == "DI" { "DI,FI" } else { "FI" };
+        self.answers("fault_filter_abort");
+    }
+
+    /// The answer is ours; why, in Envoy's words.
+    pub(crate) fn answers(&mut self, detail: &str) {
+        detail.clone_into(&mut self.0.record.detail);
+    }
+
     /// When a request that may take `timeout` is over.
     pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Option<Instant> {
-        timeout.and_then(|timeout| self.0.record.clock.checked_add(timeout))
+        timeout.and_then(|timeout| self.0.record.clock.checked_add(self.0.delayed)?.checked_add(timeout))
     }
 
     pub(crate) fn destined(&mut self, snapshot: &Snapshot, destination: &Destination) {

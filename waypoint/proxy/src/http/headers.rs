@@ -27,6 +27,19 @@ const HOP_BY_HOP: [&str; 9] = [
     "http2-settings",
 ];
 
+/// What a caller could tell Envoy's router of retries and timeouts. Here routes alone say it, and no proxy behind us is to
+/// obey what ours would not.
+const STEERING: [&str; 8] = [
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+];
+
 /// What a request says of itself once it is clean.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -53,6 +66,9 @@ pub(crate) fn prepare(parts: &mut Parts, how: PathNormalization) -> Result<Targe
     let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
     parts.uri = Uri::from(whole.parse::<PathAndQuery>().map_err(|_malformed| "path_character")?);
     strip_hop_by_hop(&mut parts.headers)?;
+    for name in STEERING {
+        parts.headers.remove(name);
+    }
     Ok(Target { authority, path, query })
 }
 
@@ -208,6 +224,16 @@ mod tests {
         assert_eq!(parts.uri, "/x?q=1");
         assert!(!parts.headers.contains_key("x-drop") && !parts.headers.contains_key("keep-alive"));
         assert!(is_websocket(&parts.headers));
+    }
+
+    #[test]
+    fn a_caller_does_not_steer_retries() {
+        let request = STEERING
+            .iter()
+            .fold(http::Request::get("/").header(HOST, "a"), |request, name| request.header(*name, "5"));
+        let mut parts = parts(request);
+        prepare(&mut parts, PathNormalization::Base).unwrap();
+        assert_eq!(parts.headers.keys().collect::<Vec<_>>(), [HOST]);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! HTTP inside a tunnel, in the order in which a request meets it.
 
+pub(crate) mod affinity;
 pub(crate) mod answer;
 pub(crate) mod asked;
+pub(crate) mod cors;
 pub(crate) mod exchange;
+pub(crate) mod fault;
 pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod inspect;
 pub(crate) mod mcp;
+pub(crate) mod mirror;
 pub(crate) mod path;
 pub(crate) mod request;
 pub(crate) mod screen;

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use agent_protocols::{Plain, Reply};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use waypoint_model::{PathNormalization, Protocol};
 use waypoint_policy::{Permit, Reads};
 
+use super::affinity::{self, Affinity};
 use super::asked::{self, Asked, Message};
+use super::cors::{self, Crossing};
 use super::exchange::ExchangeLog;
 use super::headers::{self, Target};
 use super::mcp::{self, Entered};
-use super::{answer, screen, upgrade, watched};
+use super::{answer, fault, mirror, screen, upgrade, watched};
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
@@ -53,17 +55,19 @@ pub(crate) enum Screening {
 pub(crate) struct Refused {
     pub(crate) refusal: Box<Refusal>,
     pub(crate) reply: Option<Box<Reply>>,
+    /// What lets a browser show it to a page of another origin.
+    pub(crate) crossing: Option<Box<HeaderMap>>,
 }
 
 impl Refused {
     pub(crate) fn worded(refusal: Refusal, reply: Reply) -> Self {
-        Self { refusal: Box::new(refusal), reply: Some(Box::new(reply)) }
+        Self { refusal: Box::new(refusal), reply: Some(Box::new(reply)), crossing: None }
     }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal: Box::new(refusal), reply: None }
+        Self { refusal: Box::new(refusal), reply: None, crossing: None }
     }
 }
 
@@ -109,27 +113,73 @@ async fn forward(
     let (mut parts, body) = request.into_parts();
     let upgrading = parts.extensions.remove::<OnUpgrade>();
     let target = clean(cx, &mut parts, snapshot.mesh().path_normalization, log)?;
-    let judged = match destination.policy.reads() {
+    let mut judged = match destination.policy.reads() {
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
         Reads::Http | Reads::A2a | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
     };
     let (query, pinned) = (target.query.as_deref(), judged.pick.pinned.as_ref());
     let selected = destination.routes.select(&target.authority, &target.path, query, &parts, pinned);
-    match selected.ok_or(Refusal::NoRoute)? {
-        Selected::Forward(route) => {
-            log.routed(&route.name);
-            send(cx, destination, parts, upgrading, judged, &route, log).await
-        }
-        Selected::Answer(own) => {
-            log.routed(&own.name);
-            let facts = log.facts(cx, parts.version);
-            Ok(answer::by_route(&own, &target, &parts, &facts, log.is_grpc())?)
-        }
-        Selected::Broken { name, why } => {
-            log.routed(&name);
-            Err(Refusal::BrokenRoute(why).into())
-        }
+    let selected = selected.ok_or(Refusal::NoRoute)?;
+    log.routed(selected.name());
+    let policy = selected.policy().map_err(Refusal::BrokenRoute)?;
+    // In istiod's order of filters: tokens and policies (above), then faults, then cross-origin requests, then the route.
+    if let Some(answer) = fault::meet(&policy.fault, log).await {
+        return Ok(answer::without_body_for(&parts.method, answer));
     }
+    let crossing = match cors::cross(policy.cors.as_ref(), &parts) {
+        Crossing::Pass(headers) => headers,
+        Crossing::Answer(answer) => {
+            log.answers("cors_response");
+            return Ok(answer);
+        }
+    };
+    let answered = match &selected {
+        Selected::Answer(own) => {
+            log.answers("direct_response");
+            let facts = log.facts(cx, parts.version);
+            answer::by_route(own, &target, &parts, &facts, log.is_grpc()).map_err(Refused::from)
+        }
+        Selected::Forward(route) => {
+            let affinity = prepare(cx, destination, route, &parts, &target, &mut judged)?;
+            let sent = send(cx, destination, parts, upgrading, judged, route, log).await;
+            sent.map(|mut response| {
+                affinity.mark(response.headers_mut());
+                response
+            })
+        }
+        Selected::Broken { why, .. } => Err(Refusal::BrokenRoute(Arc::clone(why)).into()),
+    };
+    match answered {
+        Ok(mut response) => {
+            cors::mark(response.headers_mut(), crossing);
+            Ok(response)
+        }
+        Err(refused) => Err(Refused { crossing: Some(Box::new(crossing)), ..refused }),
+    }
+}
+
+/// What the route says of how a request is sent: which endpoint, how often, and to whom copies go.
+fn prepare(
+    cx: &StreamContext,
+    destination: &Destination,
+    route: &Forward,
+    parts: &Parts,
+    target: &Target,
+    judged: &mut Judged,
+) -> Result<Affinity, Refused> {
+    let policy = &route.policy;
+    if policy.no_upgrade && headers::is_websocket(&parts.headers) {
+        return Err(Refusal::BadRequest("upgrade").into());
+    }
+    let agent = mirror::is_agent_call(destination.policy.reads(), parts);
+    if agent && !policy.mirrors.is_empty() {
+        return Err(Refusal::BrokenRoute("a mirror would run an agent's calls twice".into()).into());
+    }
+    // An agent's call goes out again only where nothing was processed, whatever the route says: a tool must not run twice.
+    judged.pick.retries = policy.retries.clone().filter(|_| !agent);
+    let affinity = affinity::of(&policy.hash, parts, target, cx.peer.address.ip());
+    judged.pick.hash = affinity.hash;
+    Ok(affinity)
 }
 
 /// Makes the head unambiguous, and takes out what only we may say.
@@ -184,7 +234,11 @@ async fn send(
     let broken = |_invalid| Refusal::BrokenRoute(Arc::clone(&route.name));
     route.apply(&mut parts, &facts).map_err(broken)?;
     let changes = table::settle(&route.response_headers, &facts, &parts.headers).map_err(broken)?;
-    let request = Request::from_parts(parts, judged.body);
+    let mut request = Request::from_parts(parts, judged.body);
+    if !asks_upgrade {
+        let mirrors = &route.policy.mirrors;
+        request = mirror::shadow(cx, &judged.permit, mirrors, version, route.timeout, request);
+    }
     let (upstreams, mut chosen) = (&cx.shared.upstreams, None);
     let pick = Pick { backend_timeout: route.backend_timeout, ..judged.pick };
     let sent = upstreams

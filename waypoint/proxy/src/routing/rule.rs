@@ -9,6 +9,7 @@ use waypoint_model::{
 };
 
 use super::matching::Matched;
+use super::policy::Policy;
 use super::rewrite::{Redirector, Rewriter};
 use super::table::{Answer, Forward, Own, Resolve, Selected};
 use super::values::{self, Change};
@@ -16,6 +17,7 @@ use super::values::{self, Change};
 /// One compiled rule, shared by its matches.
 pub(super) struct Rule {
     name: Arc<str>,
+    policy: Arc<Policy>,
     action: Action,
 }
 
@@ -40,21 +42,29 @@ struct Share {
 struct Common<'a> {
     rule: &'a RouteRule,
     order: RouteOrder,
+    policy: &'a Arc<Policy>,
     rewrite: Option<Arc<Rewriter>>,
 }
 
 impl Rule {
     /// Compiles. What cannot be carried out as written is found here, once, rather than with each request.
     pub(super) fn compile(rule: &RouteRule, order: RouteOrder, cluster: &mut Resolve<'_>) -> Self {
-        let action = Action::compile(rule, order, cluster).unwrap_or_else(|why| Action::Broken(why.into()));
-        Self { name: rule.name.as_str().into(), action }
+        let name = rule.name.as_str().into();
+        let compiled = Policy::compile(&rule.policy, cluster).and_then(|policy| {
+            let action = Action::compile(rule, order, &policy, cluster)?;
+            Ok((policy, action))
+        });
+        match compiled {
+            Ok((policy, action)) => Self { name, policy, action },
+            Err(why) => Self { name, policy: Arc::default(), action: Action::Broken(why.into()) },
+        }
     }
 
     pub(super) fn select(&self, matched: Matched, pinned: Option<&WorkloadUid>) -> Selected {
         let broken = |why: &Arc<str>| Selected::Broken { name: Arc::clone(&self.name), why: Arc::clone(why) };
         let answer = |own, changes: &Arc<[Change]>| {
             let (name, response_headers) = (Arc::clone(&self.name), Arc::clone(changes));
-            Selected::Answer(Answer { name, own, response_headers })
+            Selected::Answer(Answer { name, own, response_headers, policy: Arc::clone(&self.policy) })
         };
         match &self.action {
             Action::Broken(why) => broken(why),
@@ -91,7 +101,12 @@ fn share(backends: &[Share], number: u64) -> Option<&Share> {
 }
 
 impl Action {
-    fn compile(rule: &RouteRule, order: RouteOrder, cluster: &mut Resolve<'_>) -> Result<Self, String> {
+    fn compile(
+        rule: &RouteRule,
+        order: RouteOrder,
+        policy: &Arc<Policy>,
+        cluster: &mut Resolve<'_>,
+    ) -> Result<Self, String> {
         let response_headers = || values::compile(&rule.response_headers).map(Arc::from);
         check_prefix(rule, order)?;
         let (backends, rewrite) = match &rule.action {
@@ -103,7 +118,7 @@ impl Action {
             }
             RouteAction::Forward { backends, rewrite } => (backends, rewrite),
         };
-        let common = Common { rule, order, rewrite: Rewriter::compile(rewrite)? };
+        let common = Common { rule, order, policy, rewrite: Rewriter::compile(rewrite)? };
         let used = backends.iter().filter(|backend| backend.weight > 0);
         let shares: Result<Vec<Share>, String> = used.map(|backend| common.share(backend, cluster)).collect();
         let backends = shares?;
@@ -147,7 +162,7 @@ impl Common<'_> {
         &self,
         backend: &Backend,
     ) -> Result<impl FnOnce(Arc<crate::upstream::Cluster>) -> Forward, String> {
-        let Self { rule, order, rewrite } = self;
+        let Self { rule, order, policy, rewrite } = self;
         // Envoy changes a request for the weighted cluster and then for the route; the Gateway API the other way round, so
         // that what is closer to the backend has the last word. A response goes the way back in both.
         let request = match order {
@@ -158,7 +173,7 @@ impl Common<'_> {
         let response = backend.response_headers.iter().chain(&rule.response_headers);
         let response_headers: Arc<[Change]> = values::compile(response)?.into();
         let (name, rewrite) = (rule.name.as_str().into(), rewrite.clone());
-        let (timeout, backend_timeout) = (rule.timeout, rule.backend_timeout);
+        let (timeout, backend_timeout, policy) = (rule.timeout, rule.backend_timeout, Arc::clone(policy));
         Ok(move |cluster| Forward {
             name,
             cluster,
@@ -168,6 +183,7 @@ impl Common<'_> {
             matched: Matched::Whole,
             timeout,
             backend_timeout,
+            policy,
         })
     }
 }

@@ -11,6 +11,7 @@ use waypoint_model::{BackendTarget, Route, RouteMatch, RouteOrder, WorkloadUid};
 
 use super::host::{HostPattern, split_authority};
 use super::matching::{Matched, Matcher, Subject};
+use super::policy::Policy;
 use super::rewrite::{self, Redirector, Rewriter};
 use super::rule::Rule;
 use super::values::{Change, Facts};
@@ -51,6 +52,8 @@ pub struct Answer {
     pub(crate) own: Own,
     /// On the answer.
     pub(crate) response_headers: Arc<[Change]>,
+    /// What else the rule does.
+    pub(crate) policy: Arc<Policy>,
 }
 
 /// What a rule answers itself.
@@ -81,6 +84,32 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// One attempt.
     pub backend_timeout: Option<Duration>,
+    /// What else the rule does.
+    pub(crate) policy: Arc<Policy>,
+}
+
+impl Selected {
+    /// Name of the rule.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Forward(Forward { name, .. })
+            | Self::Answer(Answer { name, .. })
+            | Self::Broken { name, .. } => name,
+        }
+    }
+
+    /// What else the rule does.
+    ///
+    /// # Errors
+    /// Why the rule is broken.
+    pub(crate) fn policy(&self) -> Result<Arc<Policy>, Arc<str>> {
+        match self {
+            Self::Forward(Forward { policy, .. }) | Self::Answer(Answer { policy, .. }) => {
+                Ok(Arc::clone(policy))
+            }
+            Self::Broken { why, .. } => Err(Arc::clone(why)),
+        }
+    }
 }
 
 impl RouteTable {
@@ -160,6 +189,7 @@ impl Forward {
             matched: Matched::Whole,
             timeout: None,
             backend_timeout: None,
+            policy: Arc::default(),
         }
     }
 

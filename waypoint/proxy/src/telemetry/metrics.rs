@@ -92,6 +92,7 @@ pub(super) struct Metrics {
     operations: BoundedFamily<Operation, Counter>,
     hidden: Counter,
     bodies: Family<Word, Counter>,
+    mirrored: Family<Word, Counter>,
     pub(super) sessions: Gauge,
     handshake_failures: Family<Word, Counter>,
     refusals: Family<Word, Counter>,
@@ -177,6 +178,11 @@ impl Metrics {
                 &mut r,
                 "portcullis_mcp_bodies",
                 "MCP requests by whether their body had to be read to decide",
+            ),
+            mirrored: registered(
+                &mut r,
+                "portcullis_mirrors",
+                "Copies of requests that routes ask for, by what became of them",
             ),
             sessions: registered(
                 &mut r,
@@ -286,6 +292,10 @@ impl Metrics {
 
     pub(super) fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&Word("reason", reason)).inc();
+    }
+
+    pub(super) fn mirrored(&self, outcome: &'static str) {
+        self.mirrored.get_or_create(&Word("outcome", outcome)).inc();
     }
 
     pub(super) fn limit_hit(&self, limit: &'static str) {

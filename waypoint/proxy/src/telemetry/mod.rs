@@ -86,6 +86,11 @@ impl Telemetry {
         self.0.metrics.refused(reason);
     }
 
+    /// A copy of a request: `sent` and answered, `failed`, `too_large` to be copied, or `busy` where too many are under way.
+    pub fn mirrored(&self, outcome: &'static str) {
+        self.0.metrics.mirrored(outcome);
+    }
+
     /// A bound was reached; by its name in [`Limits`].
     pub fn limit_hit(&self, limit: &'static str) {
         self.0.metrics.limit_hit(limit);

@@ -1,7 +1,10 @@
 //! Bodies on their way: one that comes back when it was not used, and one that keeps its endpoint counted.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,31 +23,106 @@ use crate::body::{Body, BodyError};
 /// How long to wait for hyper to let go of a body whose stream was refused. It does so when it next looks at the stream.
 const LET_GO: Duration = Duration::from_millis(50);
 
-/// A request body lent to one attempt. If nothing of it was taken, dropping it gives it back.
+/// A request body lent to one attempt. Dropping it gives it back, if nothing of it was taken or all that was taken was kept.
 pub(super) struct Outbound {
     body: Option<Body>,
     begun: bool,
+    /// `None` where nothing is to be kept, and once it is too much.
+    kept: Option<Kept>,
+    wanted: Arc<AtomicBool>,
     back: Option<oneshot::Sender<Body>>,
 }
 
-/// Where a lent body comes back.
-pub(super) struct Returned(oneshot::Receiver<Body>);
+/// What was taken of a body.
+struct Kept {
+    data: VecDeque<Bytes>,
+    /// Bytes that may still be kept.
+    room: usize,
+}
 
-/// Lends a body to an attempt.
-pub(super) fn lend(body: Body) -> (Outbound, Returned) {
-    let (back, returned) = oneshot::channel();
-    (Outbound { body: Some(body), begun: false, back: Some(back) }, Returned(returned))
+/// Where a lent body comes back.
+pub(super) struct Returned {
+    back: oneshot::Receiver<Body>,
+    wanted: Arc<AtomicBool>,
+    let_go: bool,
+}
+
+/// Lends a body to an attempt. `keep`: so many bytes of what it takes are kept for another.
+pub(super) fn lend(body: Body, keep: usize) -> (Outbound, Returned) {
+    let (sender, back) = oneshot::channel();
+    let wanted = Arc::new(AtomicBool::new(true));
+    let kept = (keep > 0).then(|| Kept { data: VecDeque::new(), room: keep });
+    let returned = Returned { back, wanted: Arc::clone(&wanted), let_go: false };
+    (Outbound { body: Some(body), begun: false, kept, wanted, back: Some(sender) }, returned)
 }
 
 impl Returned {
-    /// The whole body, if nothing of it was taken. For attempts that ended.
-    pub(super) async fn whole(self) -> Option<Body> {
-        timeout(LET_GO, self.0).await.ok()?.ok()
+    /// The whole body, if it can be sent again. For attempts that ended, or that are to end.
+    pub(super) async fn whole(&mut self) -> Option<Body> {
+        if self.let_go {
+            return None;
+        }
+        let body = timeout(LET_GO, &mut self.back).await.ok()?;
+        self.let_go = true;
+        body.ok()
+    }
+
+    /// Nobody will ask for it: what was kept of it is freed.
+    pub(super) fn forget(&mut self) {
+        self.wanted.store(false, Ordering::Relaxed);
+        self.is_let_go();
     }
 
     /// Whether the attempt is done with it.
     fn is_let_go(&mut self) -> bool {
-        !matches!(self.0.try_recv(), Err(TryRecvError::Empty))
+        self.let_go = self.let_go || !matches!(self.back.try_recv(), Err(TryRecvError::Empty));
+        self.let_go
+    }
+}
+
+impl Kept {
+    /// Keeps a frame; `None` where it cannot be kept: it is too much, or trailers.
+    fn with(mut self, frame: &Frame<Bytes>) -> Option<Self> {
+        let data = frame.data_ref()?;
+        self.room = self.room.checked_sub(data.len())?;
+        self.data.push_back(data.clone());
+        Some(self)
+    }
+}
+
+/// A body of which something was taken, from its beginning.
+struct Replay {
+    data: VecDeque<Bytes>,
+    rest: Body,
+}
+
+impl HttpBody for Replay {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match this.data.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut this.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let kept = self.data.iter().map(|data| data.len() as u64).sum::<u64>();
+        let (rest, mut hint) = (self.rest.size_hint(), SizeHint::new());
+        hint.set_lower(rest.lower().saturating_add(kept));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(kept));
+        }
+        hint
     }
 }
 
@@ -60,6 +138,10 @@ impl HttpBody for Outbound {
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         this.begun |= polled.is_ready();
+        if let Poll::Ready(Some(taken)) = &polled {
+            let (kept, frame) = (this.kept.take(), taken.as_ref().ok());
+            this.kept = kept.zip(frame).and_then(|(kept, frame)| kept.with(frame));
+        }
         polled
     }
 
@@ -74,13 +156,16 @@ impl HttpBody for Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        if self.begun {
-            return;
-        }
-        if let (Some(body), Some(back)) = (self.body.take(), self.back.take()) {
-            // Nobody waits for it any more when the attempt succeeded.
-            let _ = back.send(body);
-        }
+        let (Some(body), Some(back)) = (self.body.take(), self.back.take()) else { return };
+        let whole = match self.kept.take() {
+            _ if !self.begun => body,
+            Some(Kept { data, .. }) if self.wanted.load(Ordering::Relaxed) => {
+                Body::Stream(Box::pin(Replay { data, rest: body }))
+            }
+            _gone => return,
+        };
+        // Nobody waits for it any more when the attempt succeeded.
+        let _ = back.send(whole);
     }
 }
 
@@ -178,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_was_not_touched_comes_back() {
-        let (lent, returned) = lend(Body::full("abc"));
+        let (lent, mut returned) = lend(Body::full("abc"), 0);
         drop(lent);
         let back = returned.whole().await.unwrap();
         assert_eq!(back.collect().await.unwrap().to_bytes(), "abc");
@@ -186,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_which_something_was_taken_is_gone() {
-        let (mut lent, returned) = lend(Body::full("abc"));
+        let (mut lent, mut returned) = lend(Body::full("abc"), 0);
         lent.frame().await.unwrap().unwrap();
         drop(lent);
         assert!(returned.whole().await.is_none());
@@ -194,9 +279,47 @@ mod tests {
 
     #[test]
     fn an_attempt_is_done_with_a_body_when_it_dropped_it() {
-        let (lent, mut returned) = lend(Body::full("abc"));
+        let (lent, mut returned) = lend(Body::full("abc"), 0);
         assert!(!returned.is_let_go());
         drop(lent);
         assert!(returned.is_let_go());
+    }
+
+    fn in_parts() -> Body {
+        let parts = ["ab", "cd", "ef"].map(|part| Ok(Frame::data(Bytes::from(part))));
+        Body::Stream(Box::pin(http_body_util::StreamBody::new(futures_util::stream::iter(parts))))
+    }
+
+    #[tokio::test]
+    async fn a_body_of_which_everything_taken_was_kept_comes_back_whole_and_again() {
+        let mut body = in_parts();
+        for taken in [1, 4, 3] {
+            let (mut lent, mut returned) = lend(body, 6);
+            for _ in 0..taken {
+                lent.frame().await;
+            }
+            drop(lent);
+            body = returned.whole().await.unwrap();
+        }
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "abcdef");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_to_keep_does_not_come_back() {
+        let (mut lent, mut returned) = lend(in_parts(), 3);
+        lent.frame().await.unwrap().unwrap();
+        lent.frame().await.unwrap().unwrap();
+        drop(lent);
+        assert!(returned.whole().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_will_ask_for_is_not_held() {
+        let (mut lent, mut returned) = lend(in_parts(), 6);
+        lent.frame().await.unwrap().unwrap();
+        returned.forget();
+        assert!(!returned.is_let_go());
+        drop(lent);
+        assert!(returned.is_let_go() && returned.whole().await.is_none());
     }
 }

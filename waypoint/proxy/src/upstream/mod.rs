@@ -11,6 +11,7 @@ mod originate;
 mod pool;
 mod priorities;
 mod resolve;
+mod retry;
 mod ring;
 mod send;
 mod terms;
@@ -87,6 +88,8 @@ pub struct Pick {
     pub hash: Option<u64>,
     /// One attempt, from its start to the last byte of its response; `None`: no limit of its own.
     pub backend_timeout: Option<Duration>,
+    /// After which outcomes it is sent again beside those where nothing was processed; `None`: after no other.
+    pub retries: Option<Arc<waypoint_model::Retries>>,
 }
 
 /// Why nothing came from upstream.
@@ -297,6 +300,9 @@ impl Upstreams {
     /// failure, REFUSED_STREAM, GOAWAY below it, a kept connection closed before a byte was written) and its body is whole:
     /// none of it was taken, or it is held in memory and not larger than `limits.retry_replay`. GET, HEAD and OPTIONS
     /// without a body are also tried again when the connection is lost before a response.
+    ///
+    /// With `pick.retries` it is also tried again after the outcomes that these name, after a pause, as often as they say. A
+    /// body that passes is kept for that while it is not larger than `limits.retry_replay`; beyond it there is no other attempt.
     ///
     /// `timeout` is for the whole request, to the last byte of the response; the body fails when it passes. `chosen` is set
     /// to the endpoint of the last attempt. The response keeps its endpoint counted until its body ends or is dropped; after

@@ -1,4 +1,5 @@
-//! One attempt, and the next: a request goes to another endpoint only where it is known that nothing was processed.
+//! One attempt, and the next: a request goes out again only where it is known that nothing was processed, or where its route
+//! names the outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::bodies::{Inbound, Outbound, Returned, Running, lend};
 use super::cluster::Cluster;
@@ -18,6 +19,7 @@ use super::connect::ConnectError;
 use super::endpoints::{Endpoint, Picked};
 use super::health::{Clock, Outcome};
 use super::pool::{Fate, SendError};
+use super::retry;
 use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
 use crate::body::Body;
 
@@ -109,6 +111,8 @@ impl Upstreams {
     ) -> Result<Response<Body>, UpstreamError> {
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut last: Option<UpstreamError> = None;
+        let policy = pick.retries.as_deref();
+        message.keeps = policy.is_some();
         loop {
             let picked = match self.pick(cluster, pick, &tried) {
                 Ok(picked) => picked,
@@ -117,21 +121,38 @@ impl Upstreams {
             };
             let endpoint = Arc::clone(&picked.endpoint);
             *chosen = Some(Chosen::uncounted(&endpoint));
-            let failure = match self.attempt(picked, version, pick.until(until), message, chosen).await {
-                Ok(response) => return Ok(response),
-                Err(failure) => failure,
+            let attempt_until = pick.until(until);
+            let pause = match self.attempt(picked, version, attempt_until, message).await {
+                Ok(mut answered) => {
+                    let pause = policy
+                        .and_then(|policy| retry::after_answer(policy, tried.len(), &answered.response));
+                    if pause.is_none() || !message.takes_back(&mut answered.running.returned).await {
+                        return Ok(received(answered, message, attempt_until, &endpoint, chosen));
+                    }
+                    tracing::debug!(endpoint = %endpoint.address(), status = %answered.response.status(), "trying again");
+                    pause
+                }
+                Err(failure) => {
+                    if failure.is_of_endpoint() {
+                        self.blame(&endpoint).saw(Outcome::NoAnswer);
+                    }
+                    let in_time = until.is_none_or(|until| Instant::now() < until);
+                    let harmless = tried.len() < RETRIES && failure.allows_retry(message.is_safe);
+                    let named = policy.and_then(|policy| retry::after_failure(policy, tried.len(), &failure));
+                    let pause = if harmless { Some(Duration::ZERO) } else { named };
+                    let error = failure.at(&endpoint);
+                    if pause.is_none() || !in_time || !message.is_whole() {
+                        return Err(error);
+                    }
+                    tracing::debug!(endpoint = %endpoint.address(), %error, "trying again");
+                    last = Some(error);
+                    pause
+                }
             };
-            if failure.is_of_endpoint() {
-                self.blame(&endpoint).saw(Outcome::NoAnswer);
-            }
-            let again = tried.len() < RETRIES && failure.allows_retry(message.is_safe) && message.is_whole();
-            let error = failure.at(&endpoint);
-            if !again {
-                return Err(error);
-            }
-            tracing::debug!(endpoint = %endpoint.address(), %error, "trying again");
             tried.push(endpoint);
-            last = Some(error);
+            if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+                within(until, sleep(pause)).await.map_err(|_late| UpstreamError::Timeout)?;
+            }
         }
     }
 
@@ -142,21 +163,25 @@ impl Upstreams {
         version: Version,
         until: Option<Instant>,
         message: &mut Message,
-        chosen: &mut Option<Chosen>,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Answered, Failure> {
         let mut reuse = true;
         loop {
             let lease = self.connections.lease(&picked.endpoint, version, message.host(), reuse);
             let mut lease = within(until, lease).await?.map_err(Failure::Connect)?;
             let Some((request, returned)) = message.next() else { return Err(Failure::TimedOut) };
-            match within(until, lease.send(request)).await? {
-                Ok(response) => {
+            match within(until, lease.send(request)).await {
+                Err(late) => {
+                    drop(lease); // Ends the attempt, so that its body comes back.
+                    message.recover(Fate::Unknown, returned).await;
+                    return Err(late);
+                }
+                Ok(Ok(response)) => {
                     let blame = self.blame(&picked.endpoint);
                     blame.answered(response.status());
                     let running = Running { lease, _active: picked.active, returned, blame };
-                    return Ok(received(response, message, running, until, &picked.endpoint, chosen));
+                    return Ok(Answered { response, running });
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     message.recover(error.fate, returned).await;
                     let stale = error.fate == Fate::Unsent && lease.is_reused() && message.is_whole();
                     if !stale || !reuse {
@@ -169,15 +194,21 @@ impl Upstreams {
     }
 }
 
+/// A response head, and what its body holds on to.
+struct Answered {
+    response: Response<Incoming>,
+    running: Running,
+}
+
 /// Ties what the response holds to its body, or to `chosen` where the connection was upgraded.
 fn received(
-    response: Response<Incoming>,
+    Answered { response, mut running }: Answered,
     message: &Message,
-    mut running: Running,
     until: Option<Instant>,
     endpoint: &Endpoint,
     chosen: &mut Option<Chosen>,
 ) -> Response<Body> {
+    running.returned.forget();
     let (head, incoming) = response.into_parts();
     let tunnelled = message.head.method == Method::CONNECT && head.status.is_success();
     if head.status == StatusCode::SWITCHING_PROTOCOLS || tunnelled {
@@ -210,6 +241,8 @@ pub(super) struct Message {
     copy: Option<Body>,
     /// Changes nothing and has no body (RFC 9110 §9.2.1): repeating it does no harm.
     is_safe: bool,
+    /// Whether a body that passes is kept for another attempt, up to `max_replay`.
+    keeps: bool,
     max_replay: usize,
     /// Host name of the service.
     service: Arc<str>,
@@ -235,7 +268,7 @@ impl Message {
         let unchanging = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let is_safe = unchanging && matches!(body, Body::Empty);
         let service = Arc::clone(&cluster.service().key.hostname);
-        Ok(Self { head, body: Some(body), copy: None, is_safe, max_replay, service })
+        Ok(Self { head, body: Some(body), copy: None, is_safe, keeps: false, max_replay, service })
     }
 
     /// The host that it asks for; the service's where it asks for none.
@@ -254,17 +287,28 @@ impl Message {
     fn next(&mut self) -> Option<(Request<Outbound>, Returned)> {
         let body = self.body.take()?;
         self.copy = copy(&body, self.max_replay);
-        let (lent, returned) = lend(body);
+        let keep = if self.keeps && self.copy.is_none() { self.max_replay } else { 0 };
+        let (lent, returned) = lend(body, keep);
         Some((Request::from_parts(self.head.clone(), lent), returned))
     }
 
     /// Takes the body back after an attempt, if it is whole.
-    async fn recover(&mut self, fate: Fate, returned: Returned) {
+    async fn recover(&mut self, fate: Fate, mut returned: Returned) {
         self.body = match (self.copy.take(), fate) {
             (Some(copy), _) => Some(copy),
             (None, Fate::Unsent | Fate::Refused) => returned.whole().await,
+            (None, Fate::Garbled | Fate::Unknown) if self.keeps => returned.whole().await,
             (None, Fate::Abandoned | Fate::Garbled | Fate::Unknown) => None,
         };
+    }
+
+    /// Takes the body back although there is an answer; `false` if it is not whole.
+    async fn takes_back(&mut self, returned: &mut Returned) -> bool {
+        self.body = match self.copy.take() {
+            Some(copy) => Some(copy),
+            None => returned.whole().await,
+        };
+        self.is_whole()
     }
 }
 
@@ -315,7 +359,9 @@ fn origin(uri: &Uri) -> PathAndQuery {
 impl Pick {
     /// When this attempt has to be over.
     fn until(&self, whole: Option<Instant>) -> Option<Instant> {
-        let attempt = self.backend_timeout.and_then(|limit| Instant::now().checked_add(limit));
+        let per_try = self.retries.as_ref().and_then(|retries| retries.per_try_timeout);
+        let limit = [self.backend_timeout, per_try].into_iter().flatten().min();
+        let attempt = limit.and_then(|limit| Instant::now().checked_add(limit));
         match (whole, attempt) {
             (Some(whole), Some(attempt)) => Some(whole.min(attempt)),
             (one, other) => one.or(other),

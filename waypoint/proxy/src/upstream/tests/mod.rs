@@ -5,6 +5,7 @@ mod http1;
 mod http2;
 mod mesh;
 mod named;
+mod retries;
 mod servers;
 mod streams;
 pub(super) mod tls;
