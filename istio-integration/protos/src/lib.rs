@@ -1,7 +1,7 @@
 //! Messages of Envoy and Istio that istiod sends to a waypoint: only the fields that we understand.
 //!
 //! The files in `proto/` have Envoy's, xDS's and Istio's names and numbers and leave out what istiod of this release
-//! does not send. So what is not in them is *unknown* by construction: [`decode`] finds it and names it, whatever it
+//! does not send. So what is not in them is *unknown* by construction: [`decode()`] finds it and names it, whatever it
 //! is and wherever. Each field says in its trailing comment what is done with it, see [`table`].
 
 mod any;
