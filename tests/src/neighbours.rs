@@ -3,6 +3,7 @@
 //! `cargo xtask setup` installs them: Python environments beside the build, Node packages beside their lock files.
 //! A neighbour that is missing is an error with that advice, never a test that passes in silence.
 
+use crate::istio::PodNetwork;
 use crate::process::Process;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -47,18 +48,35 @@ impl Runtime {
         }
     }
 
-    fn command(self, script: &str, args: &[impl AsRef<OsStr>]) -> Result<Command> {
+    /// `script` with `args`, to be run here or in a pod's network.
+    fn command(
+        self,
+        network: Option<&PodNetwork>,
+        script: &str,
+        args: &[impl AsRef<OsStr>],
+    ) -> Result<Command> {
         let script = self.folder().join(script);
         ensure!(script.exists(), "{} is missing: run `cargo xtask setup`", script.display());
-        let mut command = Command::new(self.program()?);
+        let program = self.program()?;
+        let mut command = network.map_or_else(|| Command::new(&program), |pod| pod.command(&program).into());
         command.arg(script).args(args).env("PYTHONDONTWRITEBYTECODE", "1");
         Ok(command)
     }
 
     /// Starts a server script at `address` and waits until it says that it listens.
     pub async fn serve(self, script: &str, address: SocketAddr) -> Result<Process> {
+        self.serve_in(None, script, address).await
+    }
+
+    /// The same in a pod.
+    pub async fn serve_in(
+        self,
+        network: Option<&PodNetwork>,
+        script: &str,
+        address: SocketAddr,
+    ) -> Result<Process> {
         let args = [address.ip().to_string(), address.port().to_string()];
-        let mut server = Process::start(script, self.command(script, &args)?)?;
+        let mut server = Process::start(script, self.command(network, script, &args)?)?;
         let output = server.stdout.clone();
         wait::until_async(&format!("{script} listens"), async || {
             server.assert_running()?;
@@ -73,7 +91,12 @@ impl Runtime {
     /// # Errors
     /// When the script fails, with what it printed.
     pub async fn report(self, script: &str, args: &[&str]) -> Result<Value> {
-        let mut client = Process::start(script, self.command(script, args)?)?;
+        self.report_in(None, script, args).await
+    }
+
+    /// The same in a pod.
+    pub async fn report_in(self, network: Option<&PodNetwork>, script: &str, args: &[&str]) -> Result<Value> {
+        let mut client = Process::start(script, self.command(network, script, args)?)?;
         let status = client.ended_within(wait::PATIENCE).await?;
         let printed = (client.stdout.all(), client.stderr.all());
         ensure!(status.success(), "{script} ended with {status}: {printed:?}");
@@ -82,7 +105,7 @@ impl Runtime {
 
     /// Runs a script to its end, however it ends, and returns its process with all output.
     pub async fn run(self, script: &str, args: &[impl AsRef<OsStr>]) -> Result<(Process, i32)> {
-        let mut process = Process::start(script, self.command(script, args)?)?;
+        let mut process = Process::start(script, self.command(None, script, args)?)?;
         let status = process.ended_within(wait::PATIENCE).await?;
         Ok((process, status.code().context("ended by a signal")?))
     }

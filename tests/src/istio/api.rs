@@ -130,7 +130,14 @@ impl Api {
 
     /// Deletes the object at `path` at once, without waiting for a kubelet.
     pub async fn delete(&self, path: &str) -> Result<()> {
-        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});
+        self.delete_in(path, Duration::ZERO).await
+    }
+
+    /// Asks for the object at `path` to be deleted: a pod stays for `grace`, marked as going, until a kubelet (here
+    /// [`Self::delete`]) says that it has ended.
+    pub async fn delete_in(&self, path: &str, grace: Duration) -> Result<()> {
+        let options =
+            json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace.as_secs()});
         self.call(Method::DELETE, path, "application/json", Some(&options)).await?;
         Ok(())
     }

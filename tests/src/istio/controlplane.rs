@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::spawn_blocking;
 
 /// Who issues ServiceAccount tokens, and for whom by default.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -30,7 +31,11 @@ impl ControlPlane {
         let begun = Instant::now();
         let told = |what: &str| eprintln!("lab: {what} after {:.1} s", begun.elapsed().as_secs_f64());
         let state = prepare(folder)?;
-        let chart = tokio::task::spawn_blocking({
+        let definitions = spawn_blocking({
+            let folder = state.programs.parent().context("programs lie in a folder")?.join("definitions");
+            move || definitions::resources(&folder)
+        });
+        let chart = spawn_blocking({
             let state = state.clone();
             move || definitions::chart(&state)
         });
@@ -41,8 +46,7 @@ impl ControlPlane {
         for object in definitions::base() {
             api.create(&object).await?;
         }
-        let beside = state.programs.parent().context("programs lie in a folder")?.join("definitions");
-        definitions::create_all(&api, definitions::resources(&beside)?).await?;
+        definitions::create_all(&api, definitions.await??).await?;
         definitions::create_all(&api, chart.await??).await?;
         definitions::established(&api).await?;
         told("istiod's resources are defined");

@@ -3,5 +3,6 @@
 
 mod controlplane;
 mod deployment;
+mod enclosure;
 mod traffic;
 mod waypoint;

@@ -209,9 +209,10 @@ impl Waypoint {
         self.folder.join("volumes").join(name)
     }
 
-    /// Deletes the pod as a cluster does: its endpoint is marked as ending, the process gets SIGTERM and the pod's grace
-    /// period, then the object is gone.
+    /// Deletes the pod as a cluster does: it and its endpoint are marked as ending, the process gets SIGTERM and the pod's
+    /// grace period, then the object is gone.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
+        self.pod.lab.api.delete_in(&self.pod.path(), self.container.grace).await?;
         self.write_endpoint(false).await?;
         self.process.signal("TERM").await?;
         let ended = self.process.ended_within(self.container.grace).await?;
