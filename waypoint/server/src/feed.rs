@@ -1,21 +1,62 @@
-//! From manifests to the snapshot that serves: applies each configuration in the order received, and says each finding once.
+//! From a feed to the snapshot that serves: applies each configuration in the order received, and says each finding once.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use istio_integration::feeds::file::{self, Finding, Folder, LoadError, Loaded, Severity, load};
+use istio_integration::feeds::file::{self, Folder, LoadError, Loaded, load};
+use istio_integration::feeds::istiod::{self, Emitted, HeldResources};
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use waypoint_model::MeshConfig;
 use waypoint_proxy::snapshot::ConfigCell;
 use waypoint_proxy::telemetry::Telemetry;
 
 use crate::mesh::MeshSource;
 
-/// What the manifests said last, for `/config_dump`.
+/// What the newest configuration said, for `/config_dump`.
 #[derive(Debug, Default)]
 pub struct FeedStatus {
-    /// All findings of the newest configuration.
-    pub findings: Vec<Finding>,
+    /// All its findings.
+    pub findings: Vec<Value>,
+    /// What istiod sent; empty for manifests.
+    pub held: HeldResources,
+}
+
+/// A finding of any feed.
+struct Finding {
+    level: Level,
+    text: String,
+    dump: Value,
+}
+
+/// How loudly a finding is said.
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    Error,
+    Warning,
+    Note,
+}
+
+impl From<file::Finding> for Finding {
+    fn from(finding: file::Finding) -> Self {
+        let level = match finding.severity {
+            file::Severity::Error => Level::Error,
+            file::Severity::Warning => Level::Warning,
+            file::Severity::Note => Level::Note,
+        };
+        Self { level, text: finding.to_string(), dump: serde_json::json!(finding) }
+    }
+}
+
+impl From<istiod::Finding> for Finding {
+    fn from(finding: istiod::Finding) -> Self {
+        let level = match finding.severity {
+            istiod::Severity::Refused | istiod::Severity::Unusable => Level::Error,
+            istiod::Severity::Note => Level::Note,
+        };
+        Self { level, text: finding.to_string(), dump: serde_json::json!(finding) }
+    }
 }
 
 /// Applies configurations. One owner, the control thread.
@@ -40,27 +81,39 @@ impl Applier {
         self.status.subscribe()
     }
 
-    /// Builds the snapshot and serves it from now on.
-    pub fn apply(&mut self, loaded: Loaded) {
-        let Loaded { mesh, findings, .. } = loaded;
-        self.telemetry.named_by_policies(&mesh);
+    /// Builds the snapshot of manifests and serves it from now on.
+    pub fn load(&mut self, loaded: Loaded) {
+        let findings = loaded.findings.into_iter().map(Finding::from).collect();
+        self.serve(&loaded.mesh, findings, HeldResources::default());
+    }
+
+    fn serve(&mut self, mesh: &Arc<MeshConfig>, findings: Vec<Finding>, held: HeldResources) {
+        self.telemetry.named_by_policies(mesh);
         let generation = {
             let _traffic = self.workers.enter();
-            self.config.apply(&mesh)
+            self.config.apply(mesh)
         };
-        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
         self.telemetry.config_applied(generation, errors);
         let services = mesh.services.values().filter(|service| service.fronted).count();
         let (policies, routes) = (mesh.policies.len(), mesh.routes.len());
         tracing::info!(generation, services, policies, routes, errors, "configuration applied");
         for finding in unsaid(&mut self.said, &findings) {
-            match finding.severity {
-                Severity::Error => tracing::error!("{finding}"),
-                Severity::Warning => tracing::warn!("{finding}"),
-                Severity::Note => tracing::info!("{finding}"),
+            match finding.level {
+                Level::Error => tracing::error!("{}", finding.text),
+                Level::Warning => tracing::warn!("{}", finding.text),
+                Level::Note => tracing::info!("{}", finding.text),
             }
         }
-        self.status.send_replace(Arc::new(FeedStatus { findings }));
+        let findings = findings.into_iter().map(|finding| finding.dump).collect();
+        self.status.send_replace(Arc::new(FeedStatus { findings, held }));
+    }
+}
+
+impl istiod::Apply for Applier {
+    fn apply(&mut self, emitted: Emitted) {
+        let findings = emitted.findings.into_iter().map(Finding::from).collect();
+        self.serve(&emitted.mesh, findings, emitted.held);
     }
 }
 
@@ -91,7 +144,7 @@ impl Feed {
             while states.changed().await.is_ok() {
                 let state = states.borrow_and_update().clone();
                 if let Some(loaded) = state {
-                    applier.apply(loaded);
+                    applier.load(loaded);
                 }
             }
         };
@@ -101,8 +154,8 @@ impl Feed {
 
 /// Findings that the configuration before did not have: a fault is said when it appears, and again when it came back.
 fn unsaid<'a>(said: &mut HashSet<String>, findings: &'a [Finding]) -> Vec<&'a Finding> {
-    let now: HashSet<String> = findings.iter().map(ToString::to_string).collect();
-    let new = findings.iter().filter(|finding| !said.contains(&finding.to_string())).collect();
+    let now: HashSet<String> = findings.iter().map(|finding| finding.text.clone()).collect();
+    let new = findings.iter().filter(|finding| !said.contains(&finding.text)).collect();
     *said = now;
     new
 }
@@ -111,25 +164,20 @@ fn unsaid<'a>(said: &mut HashSet<String>, findings: &'a [Finding]) -> Vec<&'a Fi
 mod tests {
     use super::*;
 
-    fn finding(message: &str) -> Finding {
-        Finding {
-            severity: Severity::Error,
-            file: "a.yaml".into(),
-            document: 1,
-            kind: "Service".to_owned(),
-            name: "ns/a".to_owned(),
-            field: None,
-            message: message.to_owned(),
-        }
+    fn finding(text: &str) -> Finding {
+        Finding { level: Level::Error, text: text.to_owned(), dump: Value::Null }
     }
 
     #[test]
     fn a_finding_is_said_once_until_it_changes_or_comes_back() {
         let mut said = HashSet::new();
-        let (a, b) = (finding("a"), finding("b"));
-        assert_eq!(unsaid(&mut said, std::slice::from_ref(&a)), [&a]);
-        assert_eq!(unsaid(&mut said, &[a.clone(), b.clone()]), [&b]);
-        assert!(unsaid(&mut said, &[]).is_empty());
-        assert_eq!(unsaid(&mut said, std::slice::from_ref(&a)), [&a]);
+        let mut new = |texts: &[&str]| {
+            let findings: Vec<Finding> = texts.iter().map(|text| finding(text)).collect();
+            unsaid(&mut said, &findings).into_iter().map(|new| new.text.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(new(&["a"]), ["a"]);
+        assert_eq!(new(&["a", "b"]), ["b"]);
+        assert!(new(&[]).is_empty());
+        assert_eq!(new(&["a"]), ["a"]);
     }
 }

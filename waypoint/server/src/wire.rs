@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::{MeshTls, SvidSource, TrustDomains};
-use istio_integration::bootstrap::Bootstrap;
 use istio_integration::feeds::file::LoadError;
+use istio_integration::feeds::istiod;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -78,6 +78,9 @@ pub enum StartError {
     /// A listener of the data plane failed.
     #[error(transparent)]
     Listener(#[from] ListenerError),
+    /// istiod cannot be reached as the environment says.
+    #[error("istiod: {0}\n  fix: correct the container's environment")]
+    Istiod(#[from] istiod::UnusableSettings),
     /// A task ended that must not: a fault of ours.
     #[error("a part of the waypoint ended by itself: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -101,20 +104,9 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let core = Core::build(&launch, tls, telemetry, workers);
 
     let mut background = Background::default();
-    let mut applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
+    let applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
     let status = applier.status();
-    let fault = watch::Sender::new(None);
-    let feed_fault = fault.subscribe();
-    match &launch.mesh {
-        Mesh::Manifests(manifests) => {
-            let (feed, first) = Feed::open(manifests)?;
-            applier.apply(first);
-            background.spawn("the feed of manifests", feed.follow(applier));
-        }
-        Mesh::Istiod(bootstrap) => {
-            background.spawn("the feed of istiod", istiod_feed(bootstrap.clone(), applier, fault));
-        }
-    }
+    let control_plane = follow(&launch.mesh, applier, &mut background)?;
     let report = report_certificate(core.tls.clone(), core.telemetry.clone());
     background.spawn("the report of certificates", report);
 
@@ -122,9 +114,9 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let bound = watch::Sender::new(false);
     let readiness = Readiness {
         source: Arc::clone(&source),
-        feed_fault,
         svid: core.tls.svid(),
         generation: core.config.generations(),
+        control_plane,
         bound: bound.subscribe(),
         drain: drain_watch,
     };
@@ -152,13 +144,27 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     outcome
 }
 
-/// Configuration from istiod. Never ends. Its translation is not built yet, and says so where readiness is asked.
-async fn istiod_feed(bootstrap: Box<Bootstrap>, applier: Applier, fault: watch::Sender<Option<String>>) {
-    let _kept = (bootstrap, applier);
-    let missing = "configuration from istiod is not built yet; `portcullis run` serves a folder of manifests";
-    tracing::error!("{missing}");
-    fault.send_replace(Some(missing.to_owned()));
-    std::future::pending().await
+/// Starts what tells us the mesh: manifests are read before anything is served, istiod may come later. Returns how the
+/// connection to a control plane stands.
+fn follow(
+    mesh: &Mesh,
+    mut applier: Applier,
+    background: &mut Background,
+) -> Result<Option<watch::Receiver<istiod::Connection>>, StartError> {
+    match mesh {
+        Mesh::Manifests(manifests) => {
+            let (feed, first) = Feed::open(manifests)?;
+            applier.load(first);
+            background.spawn("the feed of manifests", feed.follow(applier));
+            Ok(None)
+        }
+        Mesh::Istiod(bootstrap) => {
+            let feed = istiod::Feed::new(bootstrap)?;
+            let connection = feed.connection();
+            background.spawn("the feed of istiod", async { match feed.follow(applier).await {} });
+            Ok(Some(connection))
+        }
+    }
 }
 
 /// The parts that carry traffic.

@@ -1,7 +1,7 @@
 //! Every metric by name, with its help text (`docs/operations.md` lists them).
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -102,6 +102,8 @@ pub(super) struct Metrics {
     pub(super) upstream_connections: Gauge,
     pub(super) generation: Gauge,
     pub(super) config_errors: Gauge,
+    xds_connected: Family<Word, Gauge>,
+    xds_silent: Family<Word, Gauge>,
     not_after: Gauge<i64, AtomicI64>,
     pub(super) lines_dropped: Counter,
 }
@@ -213,6 +215,16 @@ impl Metrics {
                 "portcullis_config_errors",
                 "Faults in the newest configuration; a faulty document keeps its last good version",
             ),
+            xds_connected: registered(
+                &mut r,
+                "portcullis_xds_connected",
+                "Whether the control plane is connected and has answered (1), or is away (0)",
+            ),
+            xds_silent: registered(
+                &mut r,
+                "portcullis_xds_last_answer_seconds",
+                "How long ago the control plane answered last; a mesh that does not change is silent too",
+            ),
             not_after: registered(
                 &mut r,
                 "portcullis_certificate_not_after_seconds",
@@ -300,6 +312,15 @@ impl Metrics {
 
     pub(super) fn limit_hit(&self, limit: &'static str) {
         self.limit_hits.get_or_create(&Word("limit", limit)).inc();
+    }
+
+    pub(super) fn control_plane(&self, name: &'static str, connected: bool, silent: Option<Duration>) {
+        let label = Word("control_plane", name);
+        self.xds_connected.get_or_create(&label).set(i64::from(connected));
+        if let Some(silent) = silent {
+            let seconds = i64::try_from(silent.as_secs()).unwrap_or(i64::MAX);
+            self.xds_silent.get_or_create(&label).set(seconds);
+        }
     }
 
     pub(super) fn certificate(&self, not_after: SystemTime) {

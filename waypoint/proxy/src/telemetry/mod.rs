@@ -125,6 +125,11 @@ impl Telemetry {
         self.0.names.named_by_policies(mesh);
     }
 
+    /// How the connection to a control plane stands, and how long it has been silent. Without one there is no such metric.
+    pub fn control_plane(&self, name: &'static str, connected: bool, silent: Option<Duration>) {
+        self.0.metrics.control_plane(name, connected, silent);
+    }
+
     /// When our certificate expires.
     pub fn certificate(&self, not_after: SystemTime) {
         self.0.metrics.certificate(not_after);

@@ -31,7 +31,7 @@ pub struct Admin {
     pub telemetry: Telemetry,
     /// Readiness and certificate.
     pub readiness: Readiness,
-    /// What the manifests said last.
+    /// What the newest configuration said.
     pub feed: watch::Receiver<Arc<FeedStatus>>,
     /// How we were started.
     pub launch: Launch,
@@ -134,6 +134,10 @@ fn ready(admin: &Admin, _: &Method, _: &Uri) -> Reply {
 fn stats(admin: &Admin, _: &Method, _: &Uri) -> Reply {
     admin.telemetry.upstream_connections(admin.upstreams.connections());
     admin.telemetry.sessions(admin.proxy.sessions());
+    if let Some(connection) = &admin.readiness.control_plane {
+        let connection = connection.borrow();
+        admin.telemetry.control_plane("istiod", connection.connected, connection.silent_for());
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     reply(StatusCode::OK, kind, admin.telemetry.render())
 }

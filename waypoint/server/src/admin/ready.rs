@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use certs::{SvidSource, X509Svid};
+use istio_integration::feeds::istiod::Connection;
 use tokio::sync::watch;
 use waypoint_proxy::drain::{DrainWatch, Phase};
 
@@ -12,12 +13,12 @@ use waypoint_proxy::drain::{DrainWatch, Phase};
 pub struct Readiness {
     /// Where our certificate comes from; says why none does.
     pub source: Arc<dyn SvidSource>,
-    /// Why there is no configuration yet, or why the last try to get one failed.
-    pub feed_fault: watch::Receiver<Option<String>>,
     /// Our certificate.
     pub svid: watch::Receiver<Option<Arc<X509Svid>>>,
     /// Generation of the configuration; 0 before the first.
     pub generation: watch::Receiver<u64>,
+    /// The control plane that the configuration comes from, if one does.
+    pub control_plane: Option<watch::Receiver<Connection>>,
     /// Whether all listeners are bound.
     pub bound: watch::Receiver<bool>,
     /// Where the process stands.
@@ -38,7 +39,7 @@ impl Readiness {
             Some(_) => {}
         }
         if *self.generation.borrow() == 0 {
-            missing.push(because("no configuration yet", self.feed_fault.borrow().clone()));
+            missing.push(because("no configuration yet", self.why_no_configuration()));
         }
         if !*self.bound.borrow() {
             missing.push("listeners are not bound yet".to_owned());
@@ -47,6 +48,10 @@ impl Readiness {
             missing.push("stopping".to_owned());
         }
         missing
+    }
+
+    fn why_no_configuration(&self) -> Option<String> {
+        self.control_plane.as_ref().map(|connection| connection.borrow().why_not_ready())
     }
 
     /// Waits until it is ready for the first time, and returns the generation that serves. Pends for ever if one of the
@@ -69,6 +74,7 @@ fn because(what: &str, cause: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use istio_integration::feeds::istiod::Kind;
     use waypoint_proxy::drain;
 
     use super::*;
@@ -89,18 +95,32 @@ mod tests {
     #[test]
     fn each_missing_part_is_named_and_stopping_is_not_ready() {
         let source = Arc::new(Broken(watch::Sender::new(None)));
-        let (fault, feed_fault) = watch::channel(None);
         let svid = source.watch();
         let (generations, generation) = watch::channel(0);
         let (bind, bound) = watch::channel(false);
         let (handle, drain) = drain::channel();
-        let readiness = Readiness { source, feed_fault, svid, generation, bound, drain };
+        let (connection, control_plane) = watch::channel(Connection {
+            address: "istiod:15012".to_owned(),
+            connected: false,
+            last_answer: None,
+            trouble: Some("it says\nno".to_owned()),
+            awaited: Kind::ALL.into(),
+        });
+        let control_plane = Some(control_plane);
+        let readiness = Readiness { source, svid, generation, control_plane, bound, drain };
         assert_eq!(
             readiness.missing(),
-            ["no certificate yet: istiod is gone", "no configuration yet", "listeners are not bound yet"]
+            [
+                "no certificate yet: istiod is gone",
+                "no configuration yet: it says no",
+                "listeners are not bound yet"
+            ]
         );
-        fault.send_replace(Some("it says\nno".to_owned()));
-        assert_eq!(readiness.missing()[1], "no configuration yet: it says no");
+        connection.send_modify(|connection| connection.trouble = None);
+        let silent = "no configuration yet: istiod at istiod:15012 has not answered yet";
+        assert_eq!(readiness.missing()[1], silent);
+        let without = Readiness { control_plane: None, ..readiness.clone() };
+        assert_eq!(without.missing()[1], "no configuration yet");
         generations.send_replace(1);
         bind.send_replace(true);
         assert_eq!(readiness.missing(), ["no certificate yet: istiod is gone"]);
