@@ -231,7 +231,7 @@ async fn a_changed_route_holds_for_the_next_request_of_an_open_connection() -> R
 #[tokio::test]
 async fn a_filter_that_is_not_supported_makes_its_route_refuse() -> Result<()> {
     let routed = Routed::start(
-        "- filters: [{type: RequestMirror, requestMirror: {backendRef: {name: canary, port: 8080}}}]
+        "- filters: [{type: ExtensionRef, extensionRef: {group: a.example, kind: Own, name: x}}]
   backendRefs: [{name: app, port: 8080}]",
     )
     .await?;

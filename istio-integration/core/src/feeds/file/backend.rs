@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use waypoint_model::{
-    Backend, BackendTarget, Map, Protocol, Rewrite, Route, RouteAction, RouteKey, RouteOrder, RoutePolicy,
-    RouteRule,
+    Backend, BackendTarget, Map, Mirror, Protocol, Rewrite, Route, RouteAction, RouteKey, RouteOrder,
+    RoutePolicy, RouteRule,
 };
 
 use super::document::{Kind, Origin, ResourceKey};
 use super::finding::{Finding, Severity};
 use super::http_route::{ActionDoc, BackendDoc, Parent, RouteDoc, RuleDoc};
+use super::http_route_policy::MirrorDoc;
 use super::reference_grant::GrantDoc;
 use super::resource::{Resource, Resources};
 use super::service::ServiceDoc;
@@ -152,8 +153,23 @@ impl<'a> Routing<'a> {
             action,
             timeout: doc.timeout,
             backend_timeout: doc.backend_timeout,
-            policy: RoutePolicy::default(),
+            policy: self.policy(doc, about),
         }
+    }
+
+    /// A mirror that leads nowhere is left out: the request itself goes its way (Gateway API).
+    fn policy(&self, doc: &RuleDoc, about: &mut About<'_>) -> RoutePolicy {
+        let mut mirrors = Vec::new();
+        for MirrorDoc { backend, fraction } in &doc.mirrors {
+            match self.target(backend, &about.route.namespace) {
+                Ok(target) => mirrors.push(Mirror { target, fraction: *fraction }),
+                Err(message) => {
+                    about.say(Severity::Error, &backend.field, format!("{message}; nothing is mirrored"));
+                }
+            }
+        }
+        let (retries, cors) = (doc.retries.clone(), doc.cors.clone());
+        RoutePolicy { retries, mirrors, cors, ..RoutePolicy::default() }
     }
 
     fn backend(&self, doc: &BackendDoc, about: &mut About<'_>) -> Backend {
@@ -169,7 +185,7 @@ impl<'a> Routing<'a> {
             target,
             weight: doc.weight,
             request_headers: doc.request_headers.clone(),
-            response_headers: Vec::new(),
+            response_headers: doc.response_headers.clone(),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use waypoint_model::{HeaderChange, PathMatch, Redirect, Rewrite, RouteMatch};
+use waypoint_model::{Cors, HeaderChange, PathMatch, Redirect, Retries, Rewrite, RouteMatch};
 
 use super::decode::{Unread, decode};
 use super::document::{Document, Kind, ResourceKey};
@@ -14,6 +14,7 @@ use super::duration;
 use super::finding::{Remarks, Severity};
 use super::http_route_filter::{self, WrittenFilter};
 use super::http_route_match::{self, WrittenMatch};
+use super::http_route_policy::{self, MirrorDoc, WrittenRetry};
 
 /// A route with references not yet resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +47,9 @@ pub(super) struct RuleDoc {
     pub(super) action: ActionDoc,
     pub(super) timeout: Option<Duration>,
     pub(super) backend_timeout: Option<Duration>,
+    pub(super) retries: Option<Retries>,
+    pub(super) mirrors: Vec<MirrorDoc>,
+    pub(super) cors: Option<Cors>,
 }
 
 /// What a rule does.
@@ -68,6 +72,7 @@ pub(super) struct BackendDoc {
     pub(super) port: Option<u16>,
     pub(super) weight: u32,
     pub(super) request_headers: Vec<HeaderChange>,
+    pub(super) response_headers: Vec<HeaderChange>,
     /// Where the reference stands.
     pub(super) field: String,
 }
@@ -110,10 +115,11 @@ struct WrittenRule {
     #[serde(default)]
     backend_refs: Vec<BackendRef>,
     timeouts: Option<Timeouts>,
+    retry: Option<WrittenRetry>,
 }
 
 #[derive(Deserialize)]
-struct BackendRef {
+pub(super) struct BackendRef {
     #[serde(default)]
     group: String,
     kind: Option<String>,
@@ -183,6 +189,9 @@ pub(super) fn refusing(document: &Document, why: String) -> RouteDoc {
         action: ActionDoc::Refuse(why),
         timeout: None,
         backend_timeout: None,
+        retries: None,
+        mirrors: Vec::new(),
+        cors: None,
     };
     RouteDoc {
         parents: parents(&parent_refs, &document.key.namespace, &mut remarks),
@@ -223,7 +232,8 @@ fn rule(written: &WrittenRule, name: String, namespace: &str, path: &str, remark
     let matches = matches
         .map(|(index, one)| http_route_match::translate(one, &format!("{path}.matches[{index}]"), remarks));
     let matches: Vec<RouteMatch> = matches.collect();
-    let filters = http_route_filter::translate(&written.filters, &format!("{path}.filters"), remarks);
+    let filters =
+        http_route_filter::translate(&written.filters, namespace, &format!("{path}.filters"), remarks);
     if filters.replaces_prefix() && !matches.iter().all(has_prefix) {
         let message = "ReplacePrefixMatch needs matches that are all of type PathPrefix";
         remarks.error(format!("{path}.filters"), message);
@@ -249,6 +259,12 @@ fn rule(written: &WrittenRule, name: String, namespace: &str, path: &str, remark
         },
         timeout,
         backend_timeout,
+        retries: written
+            .retry
+            .as_ref()
+            .map(|retry| http_route_policy::retry(retry, &format!("{path}.retry"), remarks)),
+        mirrors: filters.mirrors,
+        cors: filters.cors,
     }
 }
 
@@ -257,15 +273,21 @@ fn has_prefix(one: &RouteMatch) -> bool {
     matches!(one.path, None | Some(PathMatch::Prefix(_)))
 }
 
-fn backend(written: &BackendRef, namespace: &str, field: String, remarks: &mut Remarks) -> BackendDoc {
+pub(super) fn backend(
+    written: &BackendRef,
+    namespace: &str,
+    field: String,
+    remarks: &mut Remarks,
+) -> BackendDoc {
     let kind = written.kind.as_deref().unwrap_or("Service");
     if !matches!((written.group.as_str(), kind), ("" | "core", "Service")) {
         let message = format!("`{}` {kind} is not supported: write a Service", written.group);
         remarks.error(format!("{field}.kind"), message);
     }
-    let filters = http_route_filter::translate(&written.filters, &format!("{field}.filters"), remarks);
-    if !filters.response_headers.is_empty() || filters.redirect.is_some() || filters.rewrite.is_some() {
-        let message = "only RequestHeaderModifier is supported on a backend: move the filter to the rule";
+    let filters =
+        http_route_filter::translate(&written.filters, namespace, &format!("{field}.filters"), remarks);
+    if !filters.are_of_headers() {
+        let message = "only RequestHeaderModifier and ResponseHeaderModifier are supported on a backend: move the filter to the rule";
         remarks.error(format!("{field}.filters"), message);
     }
     BackendDoc {
@@ -274,6 +296,7 @@ fn backend(written: &BackendRef, namespace: &str, field: String, remarks: &mut R
         port: written.port,
         weight: written.weight.unwrap_or(1),
         request_headers: filters.request_headers,
+        response_headers: filters.response_headers,
         field,
     }
 }
@@ -398,21 +421,35 @@ mod tests {
     fn what_is_not_supported_is_an_error_by_name() {
         let rows = [
             (
-                "{matches: [{path: {type: RegularExpression, value: /a}}]}",
-                "spec.rules[0].matches[0].path.type",
+                "{matches: [{path: {type: RegularExpression, value: '('}}]}",
+                "spec.rules[0].matches[0].path.value",
             ),
             ("{matches: [{path: {value: a}}]}", "spec.rules[0].matches[0].path.value"),
             ("{matches: [{method: get}]}", "spec.rules[0].matches[0].method"),
             (
-                "{matches: [{headers: [{type: RegularExpression, name: a, value: b}]}]}",
-                "spec.rules[0].matches[0].headers[0].type",
+                "{matches: [{headers: [{type: RegularExpression, name: a, value: '('}]}]}",
+                "spec.rules[0].matches[0].headers[0].value",
             ),
             (
-                "{matches: [{queryParams: [{type: RegularExpression, name: a, value: b}]}]}",
+                "{matches: [{queryParams: [{type: Other, name: a, value: b}]}]}",
                 "spec.rules[0].matches[0].queryParams[0].type",
             ),
             ("{matches: [{cookies: []}]}", "spec.rules[0].matches[0].cookies"),
-            ("{filters: [{type: RequestMirror, requestMirror: {}}]}", "spec.rules[0].filters[0].type"),
+            ("{filters: [{type: RequestMirror}]}", "spec.rules[0].filters[0]"),
+            (
+                "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}, percent: 101}}]}",
+                "spec.rules[0].filters[0].requestMirror",
+            ),
+            (
+                "{filters: [{type: CORS, cors: {allowOrigins: ['*'], allowMethods: ['*'], allowCredentials: true}}]}",
+                "spec.rules[0].filters[0].cors.allowMethods",
+            ),
+            (
+                "{backendRefs: [{name: a, port: 80, filters: [{type: CORS, cors: {}}]}]}",
+                "spec.rules[0].backendRefs[0].filters",
+            ),
+            ("{retry: {codes: [200]}}", "spec.rules[0].retry.codes"),
+            ("{retry: {backoff: '1'}}", "spec.rules[0].retry.backoff"),
             ("{filters: [{type: ExtensionRef}]}", "spec.rules[0].filters[0].type"),
             ("{filters: [{type: URLRewrite}]}", "spec.rules[0].filters[0]"),
             (
@@ -458,13 +495,45 @@ mod tests {
             ("{timeouts: {request: 10}}", "spec.rules[0].timeouts.request"),
             ("{timeouts: {request: '10'}}", "spec.rules[0].timeouts.request"),
             ("{timeouts: {request: 1s, backendRequest: 2s}}", "spec.rules[0].timeouts.backendRequest"),
-            ("{retry: {attempts: 3}}", "spec.rules[0].retry"),
             ("{sessionPersistence: {}}", "spec.rules[0].sessionPersistence"),
         ];
         for (rule, field) in rows {
             let got = fields(&read(rule).1);
             assert!(got.contains(&(Severity::Error, field.to_owned())), "{rule}: {got:?}");
         }
+    }
+
+    #[test]
+    fn patterns_mirrors_origins_and_retries() {
+        let (got, remarks) = read(
+            "{matches: [{path: {type: RegularExpression, value: '/v[0-9]+/.*'}, \
+               headers: [{type: RegularExpression, name: X-A, value: 'b.'}], \
+               queryParams: [{type: RegularExpression, name: q, value: 'c?'}]}], \
+              backendRefs: [{name: v1, port: 80, filters: [{type: ResponseHeaderModifier, \
+                responseHeaderModifier: {set: [{name: x-b, value: '1'}]}}]}], \
+              filters: [{type: RequestMirror, requestMirror: {backendRef: {name: m, port: 81}, \
+                fraction: {numerator: 1, denominator: 8}}}, \
+               {type: RequestMirror, requestMirror: {backendRef: {name: other, port: 82}}}, \
+               {type: CORS, cors: {allowOrigins: ['https://a.example'], allowMethods: [GET, PUT], maxAge: 60}}], \
+              retry: {codes: [503], backoff: 100ms}}",
+        );
+        assert_eq!(remarks, Remarks::default());
+        let rule = got.unwrap().rules.remove(0);
+        let pattern = |text| waypoint_model::Pattern::parse(text).unwrap();
+        let wanted = &rule.matches[0];
+        assert_eq!(wanted.path, Some(PathMatch::Regex(pattern("/v[0-9]+/.*"))));
+        assert_eq!(wanted.headers[0].value, waypoint_model::StringMatch::Regex(pattern("b.")));
+        assert_eq!(wanted.query[0].value, waypoint_model::StringMatch::Regex(pattern("c?")));
+        let mirrors: Vec<_> = rule.mirrors.iter().map(|to| (to.backend.name.as_str(), to.fraction)).collect();
+        assert_eq!(mirrors, [("m", 125_000), ("other", 1_000_000)]);
+        let cors = rule.cors.unwrap();
+        assert_eq!((cors.allow_methods.as_str(), cors.max_age.as_str()), ("GET,PUT", "60"));
+        assert!(!cors.forward_unmatched_preflights);
+        let retries = rule.retries.unwrap();
+        assert_eq!((retries.attempts, retries.backoff), (2, Some(Duration::from_millis(100))));
+        assert!(retries.on.contains(&waypoint_model::RetryOn::Statuses(vec![503])));
+        let ActionDoc::Forward { backends, .. } = rule.action else { panic!("forward") };
+        assert_eq!(backends[0].response_headers, [HeaderChange::Set("x-b".to_owned(), "1".to_owned())]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Filters of an HTTPRoute: changes of headers, redirects and rewrites.
+//! Filters of an HTTPRoute: changes of headers, redirects, rewrites, mirrors and cross-origin requests.
 
 use serde::Deserialize;
-use waypoint_model::{HeaderChange, PathRewrite, Redirect, Rewrite};
+use waypoint_model::{Cors, HeaderChange, PathRewrite, Redirect, Rewrite};
 
 use super::finding::Remarks;
+use super::http_route_policy::{self, MirrorDoc, WrittenCors, WrittenMirror};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -14,6 +15,8 @@ pub(super) struct WrittenFilter {
     response_header_modifier: Option<Modifier>,
     request_redirect: Option<WrittenRedirect>,
     url_rewrite: Option<WrittenRewrite>,
+    request_mirror: Option<WrittenMirror>,
+    cors: Option<WrittenCors>,
 }
 
 #[derive(Deserialize)]
@@ -63,9 +66,17 @@ pub(super) struct Filters {
     pub(super) response_headers: Vec<HeaderChange>,
     pub(super) redirect: Option<Redirect>,
     pub(super) rewrite: Option<Rewrite>,
+    pub(super) mirrors: Vec<MirrorDoc>,
+    pub(super) cors: Option<Cors>,
 }
 
 impl Filters {
+    /// Whether they change headers and do nothing else.
+    pub(super) fn are_of_headers(&self) -> bool {
+        let (redirect, rewrite, cors) = (&self.redirect, &self.rewrite, &self.cors);
+        redirect.is_none() && rewrite.is_none() && cors.is_none() && self.mirrors.is_empty()
+    }
+
     /// Whether a prefix that matched is replaced, which needs one to have matched.
     pub(super) fn replaces_prefix(&self) -> bool {
         let redirect = self.redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
@@ -75,16 +86,21 @@ impl Filters {
 }
 
 /// Translates a list of filters; `path` is where it stands. After an error the result means nothing.
-pub(super) fn translate(written: &[WrittenFilter], path: &str, remarks: &mut Remarks) -> Filters {
+pub(super) fn translate(
+    written: &[WrittenFilter],
+    namespace: &str,
+    path: &str,
+    remarks: &mut Remarks,
+) -> Filters {
     let mut filters = Filters::default();
     let mut seen = Vec::new();
     for (index, filter) in written.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        if seen.contains(&filter.kind.as_str()) {
+        if filter.kind != "RequestMirror" && seen.contains(&filter.kind.as_str()) {
             remarks.error(format!("{path}.type"), format!("{} is there already: merge the two", filter.kind));
         }
         seen.push(filter.kind.as_str());
-        if apply(filter, &path, &mut filters, remarks).is_none() {
+        if apply(filter, namespace, &path, &mut filters, remarks).is_none() {
             let message = format!("{} lacks the member that says what it does", filter.kind);
             remarks.error(path, message);
         }
@@ -96,7 +112,13 @@ pub(super) fn translate(written: &[WrittenFilter], path: &str, remarks: &mut Rem
 }
 
 /// `None` where the member that goes with the type is missing.
-fn apply(filter: &WrittenFilter, path: &str, filters: &mut Filters, remarks: &mut Remarks) -> Option<()> {
+fn apply(
+    filter: &WrittenFilter,
+    namespace: &str,
+    path: &str,
+    filters: &mut Filters,
+    remarks: &mut Remarks,
+) -> Option<()> {
     match filter.kind.as_str() {
         "RequestHeaderModifier" => {
             let path = format!("{path}.requestHeaderModifier");
@@ -117,6 +139,15 @@ fn apply(filter: &WrittenFilter, path: &str, filters: &mut Filters, remarks: &mu
                 .as_ref()
                 .and_then(|to| path_rewrite(to, &format!("{path}.urlRewrite.path"), remarks));
             filters.rewrite = Some(Rewrite { hostname: written.hostname.clone(), path: to });
+        }
+        "RequestMirror" => {
+            let path = format!("{path}.requestMirror");
+            let written = filter.request_mirror.as_ref()?;
+            filters.mirrors.push(http_route_policy::mirror(written, namespace, &path, remarks));
+        }
+        "CORS" => {
+            let path = format!("{path}.cors");
+            filters.cors = Some(http_route_policy::cors(filter.cors.as_ref()?, &path, remarks));
         }
         other => {
             remarks.error(format!("{path}.type"), format!("{other} is not supported: remove the filter"))

@@ -1,7 +1,7 @@
 //! Matches of an HTTPRoute.
 
 use serde::Deserialize;
-use waypoint_model::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+use waypoint_model::{HeaderMatch, PathMatch, Pattern, QueryMatch, RouteMatch, StringMatch};
 
 use super::finding::Remarks;
 
@@ -46,17 +46,17 @@ pub(super) fn translate(written: &WrittenMatch, path: &str, remarks: &mut Remark
         method: written.method.clone(),
         headers: headers
             .into_iter()
-            .map(|(name, value)| HeaderMatch { name, value: StringMatch::Exact(value), inverted: false })
+            .map(|(name, value)| HeaderMatch { name, value, inverted: false })
             .collect(),
-        query: query
-            .into_iter()
-            .map(|(name, value)| QueryMatch { name, value: StringMatch::Exact(value) })
-            .collect(),
+        query: query.into_iter().map(|(name, value)| QueryMatch { name, value }).collect(),
     }
 }
 
 fn path_match(written: &WrittenPath, path: &str, remarks: &mut Remarks) -> Option<PathMatch> {
     let value = written.value.clone().unwrap_or_else(|| "/".to_owned());
+    if written.kind.as_deref() == Some("RegularExpression") {
+        return pattern(&value, path, remarks).map(PathMatch::Regex);
+    }
     if !value.starts_with('/') || value.contains("//") || value.contains(['?', '#']) {
         remarks.error(
             format!("{path}.value"),
@@ -70,25 +70,44 @@ fn path_match(written: &WrittenPath, path: &str, remarks: &mut Remarks) -> Optio
         other => {
             remarks.error(
                 format!("{path}.type"),
-                format!("{other} is not supported: write Exact or PathPrefix"),
+                format!("{other} is not supported: write Exact, PathPrefix or RegularExpression"),
             );
             None
         }
     }
 }
 
-/// Exact comparisons by name. Of several with one name the first counts, as the Gateway API says.
+/// A regular expression of the whole text; `path` is where its match stands.
+fn pattern(text: &str, path: &str, remarks: &mut Remarks) -> Option<Pattern> {
+    let parsed = Pattern::parse(text);
+    if let Err(error) = &parsed {
+        remarks.error(format!("{path}.value"), format!("`{text}` is no regular expression of RE2: {error}"));
+    }
+    parsed.ok()
+}
+
+/// Comparisons by name. Of several with one name the first counts, as the Gateway API says.
 fn named(
     written: &[Named],
     path: &str,
     spell: fn(&str) -> String,
     remarks: &mut Remarks,
-) -> Vec<(String, String)> {
-    let mut found: Vec<(String, String)> = Vec::new();
+) -> Vec<(String, StringMatch)> {
+    let mut found: Vec<(String, StringMatch)> = Vec::new();
     for (index, one) in written.iter().enumerate() {
-        if let Some(kind) = one.kind.as_deref().filter(|kind| *kind != "Exact") {
-            remarks.error(format!("{path}[{index}].type"), format!("{kind} is not supported: write Exact"));
-        }
+        let exact = StringMatch::Exact(one.value.clone());
+        let value = match one.kind.as_deref().unwrap_or("Exact") {
+            "Exact" => exact,
+            "RegularExpression" => {
+                let pattern = pattern(&one.value, &format!("{path}[{index}]"), remarks);
+                pattern.map_or(exact, StringMatch::Regex)
+            }
+            other => {
+                let message = format!("{other} is not supported: write Exact or RegularExpression");
+                remarks.error(format!("{path}[{index}].type"), message);
+                exact
+            }
+        };
         let name = spell(&one.name);
         if found.iter().any(|(known, _)| *known == name) {
             remarks.warning(
@@ -96,7 +115,7 @@ fn named(
                 format!("`{name}` is there already: only the first counts"),
             );
         } else {
-            found.push((name, one.value.clone()));
+            found.push((name, value));
         }
     }
     found

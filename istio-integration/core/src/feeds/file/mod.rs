@@ -21,6 +21,7 @@ mod gateway;
 mod http_route;
 mod http_route_filter;
 mod http_route_match;
+mod http_route_policy;
 mod mesh;
 mod meta;
 mod namespace;
