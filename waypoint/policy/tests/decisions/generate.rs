@@ -8,6 +8,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::{Value, json};
 use waypoint_model::{Action, Expr, PathPattern, Policy, PolicyKey, Rule, StringMatch, Test};
 
 use crate::support::{Http, Request};
@@ -57,6 +58,13 @@ fn leaf() -> impl Strategy<Value = Test> {
         2 => (select(vec!["x-a", "x-b"]), matching()).prop_map(|(name, value)| Test::Header { name: name.into(), value }),
         8 => fact,
         2 => tool,
+        1 => select(vec!["a/b", "a/*", "*/b", "*", "a"])
+            .prop_map(|text| Test::RequestPrincipal(StringMatch::parse(text))),
+        1 => matching().prop_map(Test::Audience),
+        1 => matching().prop_map(Test::Presenter),
+        2 => (select(vec![vec!["c"], vec!["o", "c"], vec!["sub"]]), matching()).prop_map(|(path, value)| {
+            Test::Claim { path: path.into_iter().map(str::to_owned).collect(), value }
+        }),
     ]
 }
 
@@ -109,13 +117,14 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         select(vec!["/a", "/a/b", "/b", "/ab/a"]),
         select(vec!["a.b", "A.b", "x", ""]),
         vec(select(vec!["a", "b", "ab", ""]), 0..3),
+        option::weighted(0.8, claims()),
     );
-    let http = http.prop_map(|(method, path, authority, lines)| {
+    let http = http.prop_map(|(method, path, authority, lines, claims)| {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append("x-a", HeaderValue::from_static(line));
         }
-        Http { method: method.into(), path: path.into(), authority: authority.into(), headers }
+        Http { method: method.into(), path: path.into(), authority: authority.into(), headers, claims }
     });
     let stream = (option::weighted(0.9, id), ip(), ip(), option::of(ip()), 80u16..82, option::of(name()));
     (stream, http).prop_map(|((id, ip, remote_ip, destination_ip, port, sni), http)| Request {
@@ -126,6 +135,25 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         port,
         sni,
         http: Some(http),
+    })
+}
+
+/// The payload of a token. Names and values meet those that rules ask for.
+fn claims() -> impl Strategy<Value = Value> {
+    let text = || select(vec!["a", "b", "ab", ""]).prop_map(Value::from);
+    let value = || {
+        prop_oneof![
+            3 => text(),
+            2 => vec(prop_oneof![3 => text(), 1 => Just(json!(1))], 0..3).prop_map(Value::from),
+            1 => select(vec![json!(1), json!(true), json!(null), json!({"a": "a"})]),
+        ]
+    };
+    let inner = btree_map(Just("c".to_owned()), value(), 0..2);
+    let outer =
+        btree_map(select(vec!["iss", "sub", "aud", "azp", "c"]).prop_map(str::to_owned), value(), 0..5);
+    (outer, option::of(inner)).prop_map(|(outer, inner)| {
+        let inner = inner.map(|inner| ("o".to_owned(), inner.into_iter().collect()));
+        outer.into_iter().chain(inner).collect()
     })
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::support::*;
 use http::{HeaderName, HeaderValue};
+use serde_json::json;
 use waypoint_model::{Action, PolicyKey, StringMatch, Test};
 use waypoint_policy::{DenyReason, HeadVerdict, PolicySet};
 
@@ -311,4 +312,53 @@ fn a_set_is_empty_only_when_nothing_is_attached() {
         assert!(!compile([attached.clone()]).is_empty(), "{attached:?}");
     }
     assert!(!PolicySet::compile(&[], &[PolicyKey::new("ns", "gone")], false, GENERATION).is_empty());
+}
+
+#[test]
+fn claims_are_texts_or_lists_of_texts_and_absent_without_a_token() {
+    let token = json!({
+        "iss": "https://a", "sub": "s", "aud": ["x", "y"], "azp": "p", "scope": ["read", "write"],
+        "realm": {"roles": ["admin"]}, "n": 7, "b": true, "mixed": [1, "one"], "empty": "", "none": []
+    });
+    let request_principal = |value: &str| test(Test::RequestPrincipal(StringMatch::parse(value)));
+    let audience = |value: &str| test(Test::Audience(StringMatch::parse(value)));
+    let presenter = |value: &str| test(Test::Presenter(StringMatch::parse(value)));
+    let rows = [
+        (request_principal("https://a/s"), true),
+        (request_principal("https://a/*"), true),
+        (request_principal("*"), true),
+        (request_principal("https://b/*"), false),
+        (audience("y"), true),
+        (audience("x*"), true),
+        (audience("z"), false),
+        (presenter("p"), true),
+        (presenter("q"), false),
+        (claim(["iss"], "https://a"), true),
+        (claim(["scope"], "write"), true),
+        (claim(["scope"], "read write"), false),
+        (claim(["realm", "roles"], "admin"), true),
+        (claim(["realm"], "*"), false),
+        (claim(["realm", "roles", "x"], "*"), false),
+        (claim(["realm.roles"], "admin"), false),
+        (claim(["n"], "7"), false),
+        (claim(["b"], "true"), false),
+        (claim(["mixed"], "one"), true),
+        (claim(["mixed"], "1"), false),
+        (claim(["empty"], "*"), false),
+        (claim(["none"], "*"), false),
+        (claim(["missing"], "*"), false),
+    ];
+    let bearing = Request::by("bot").with(|http| http.claims = Some(token));
+    for (rule, holds) in rows {
+        let want = if holds { Ok(Some(named("allow", 0))) } else { Err(DenyReason::NoRuleMatched) };
+        assert_eq!(judge(&compile([allow([rule.clone()])]), &bearing), want, "{rule:?}");
+        let none = judge(&compile([allow([rule.clone()])]), &Request::by("bot"));
+        assert_eq!(none, Err(DenyReason::NoRuleMatched), "{rule:?} without a token");
+        // On an opaque port an ALLOW rule with a claim is as if it were not there, a DENY rule matches.
+        let stream = Request::by("bot").opaque();
+        let allowed = judge(&compile_opaque([allow([rule.clone()])]), &stream);
+        assert_eq!(allowed, Err(DenyReason::NoRuleMatched), "{rule:?}");
+        let denied = judge(&compile_opaque([deny([rule.clone()])]), &stream);
+        assert_eq!(denied, Err(DenyReason::Rule(named("deny", 0))), "{rule:?}");
+    }
 }

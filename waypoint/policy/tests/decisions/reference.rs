@@ -228,12 +228,14 @@ fn answer(test: &Test, request: &Request, facts: &dyn Facts) -> Option<bool> {
                 Truth::NotYet => None,
             }
         }
-        Test::RequestPrincipal(_) | Test::Audience(_) | Test::Presenter(_) | Test::Claim { .. } => {
-            unreachable!("no token is drawn here")
-        }
-        Test::Host(_) | Test::Method(_) | Test::Path(_) | Test::Header { .. } => {
-            request.http.as_ref().map(|http| answer_http(test, http))
-        }
+        Test::Host(_)
+        | Test::Method(_)
+        | Test::Path(_)
+        | Test::Header { .. }
+        | Test::RequestPrincipal(_)
+        | Test::Audience(_)
+        | Test::Presenter(_)
+        | Test::Claim { .. } => request.http.as_ref().map(|http| answer_http(test, http)),
     }
 }
 
@@ -250,8 +252,22 @@ fn answer_http(test: &Test, http: &crate::support::Http) -> bool {
                 http.headers.get_all(name).iter().map(|line| line.to_str().unwrap()).collect();
             !lines.is_empty() && like(&lines.join(","), value)
         }
+        Test::RequestPrincipal(want) => {
+            let text = |name: &str| http.claims.as_ref()?[name].as_str().map(str::to_owned);
+            text("iss").zip(text("sub")).is_some_and(|(iss, sub)| like(&[iss, sub].join("/"), want))
+        }
+        Test::Audience(want) => claimed(http, "/aud", want),
+        Test::Presenter(want) => claimed(http, "/azp", want),
+        Test::Claim { path, value } => claimed(http, &format!("/{}", path.join("/")), value),
         other => panic!("{other:?} is no HTTP test"),
     }
+}
+
+/// A text, or a text in a list.
+fn claimed(http: &crate::support::Http, pointer: &str, want: &StringMatch) -> bool {
+    let found = http.claims.as_ref().and_then(|claims| claims.pointer(pointer));
+    let several = found.and_then(|found| found.as_array()).into_iter().flatten();
+    several.chain(found).filter_map(|value| value.as_str()).any(|text| like(text, want))
 }
 
 /// Istio's notation, read off its text.

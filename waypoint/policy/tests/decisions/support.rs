@@ -54,6 +54,10 @@ pub(crate) fn header(name: &str, value: &str) -> Expr {
     test(Test::Header { name: name.into(), value: StringMatch::parse(value) })
 }
 
+pub(crate) fn claim<const N: usize>(path: [&str; N], value: &str) -> Expr {
+    test(Test::Claim { path: path.map(str::to_owned).to_vec(), value: StringMatch::parse(value) })
+}
+
 pub(crate) fn port(port: u16) -> Expr {
     test(Test::DestinationPort(port))
 }
@@ -115,6 +119,7 @@ pub(crate) struct Http {
     pub(crate) path: String,
     pub(crate) authority: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) claims: Option<serde_json::Value>,
 }
 
 impl Request {
@@ -136,6 +141,7 @@ impl Request {
                 path: "/mcp".into(),
                 authority: "github.tools".into(),
                 headers: HeaderMap::new(),
+                claims: None,
             }),
         }
     }
@@ -166,7 +172,7 @@ impl Request {
                 path: &http.path,
                 authority: &http.authority,
                 headers: &http.headers,
-                claims: None,
+                claims: http.claims.as_ref(),
             }),
         }
     }
