@@ -8,6 +8,7 @@ mod decided;
 mod detect;
 pub mod drain;
 mod http;
+mod jwt;
 pub mod limits;
 mod listener;
 pub mod offline;
@@ -24,6 +25,7 @@ pub mod telemetry;
 mod tunnel;
 pub mod upstream;
 
+pub use jwt::Rejection;
 pub use limits::Limits;
 pub use listener::{Inbound, ListenerError, Proxy};
 pub use refusal::Refusal;

@@ -16,6 +16,7 @@ use waypoint_policy::{
 
 use crate::context::{PeerContext, PeerName};
 use crate::http::{headers, mcp};
+use crate::jwt::{Authentication, Cache, Fetched, Rejection, Verified};
 use crate::limits::Limits;
 use crate::snapshot::attached;
 
@@ -34,7 +35,14 @@ pub enum Request<'a> {
     /// An opaque stream.
     Stream,
     /// An HTTP request with its body; the body is looked at only where a tunnel's would be.
-    Http(Box<Parts>, &'a [u8]),
+    Http {
+        /// Its head.
+        parts: Box<Parts>,
+        /// Its body.
+        body: &'a [u8],
+        /// Claims of its token, as if that had been verified. `None`: it bears no token.
+        claims: Option<&'a serde_json::Value>,
+    },
 }
 
 /// What decided.
@@ -95,10 +103,12 @@ pub fn judge(
             let answer = policy.decide_stream(&Attributes { source, destination, http: None });
             (Judged::Stream, answer.into())
         }
-        Request::Http(mut parts, body) => {
+        Request::Http { mut parts, body, claims } => {
             let policy = policies(mesh, service, false);
             let is_mcp = policy.reads() == Reads::Mcp;
-            let target = match clean(&mut parts, &peer, mesh.path_normalization) {
+            let cleaned = clean(&mut parts, &peer, mesh.path_normalization);
+            let judged = cleaned.and_then(|target| with_token(target, service, port, claims, &mut parts));
+            let target = match judged {
                 Ok(target) => target,
                 Err(why) if is_mcp => return (Judged::McpHead, Answer::Unreadable(why)),
                 Err(why) => return (Judged::Http, Answer::Unreadable(why)),
@@ -124,6 +134,22 @@ fn clean(
     Ok(target)
 }
 
+/// The target with what its token says, by the rules of the port.
+fn with_token(
+    target: headers::Target,
+    service: &Service,
+    port: u16,
+    claims: Option<&serde_json::Value>,
+    parts: &mut Parts,
+) -> Result<headers::Target, &'static str> {
+    let Some(claims) = claims else { return Ok(target) };
+    let own = service.ports.get(&port).into_iter().flat_map(|port| &port.chain.jwt);
+    let rules = service.jwt.iter().chain(own).cloned().collect();
+    let rules = Authentication::compile(rules, &mut Fetched::new(), &Cache::default());
+    let token = rules.assume(claims, parts).map_err(Rejection::name)?;
+    Ok(headers::Target { token: Some(token), ..target })
+}
+
 fn seen<'a>(
     source: Source<'a>,
     destination: Destination<'a>,
@@ -135,7 +161,7 @@ fn seen<'a>(
         path: &target.path,
         authority: &target.authority,
         headers: &parts.headers,
-        claims: None,
+        claims: target.token.as_deref().map(Verified::claims),
     };
     Attributes { source, destination, http: Some(http) }
 }

@@ -5,6 +5,7 @@ use hbone::Target;
 use http::StatusCode;
 use waypoint_policy::Denial;
 
+use crate::jwt::Rejection;
 use crate::upstream::UpstreamError;
 
 /// Why a request or a stream was not carried.
@@ -22,6 +23,14 @@ pub enum Refusal {
     /// The policies say no.
     #[error("denied by policy")]
     Denied(Denial),
+    /// Its token is not good.
+    #[error("{why}")]
+    Token {
+        /// What is wrong with it.
+        why: Rejection,
+        /// What was asked for, as the answer's challenge names it.
+        realm: String,
+    },
     /// The request cannot be read in one way only.
     #[error("{0}")]
     Malformed(Malformed),
@@ -70,6 +79,7 @@ impl Refusal {
             Self::NotOurs(_) | Self::BadConnect | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::UnknownDestination(_) | Self::InspectionBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Token { why, .. } => why.status(),
             Self::Malformed(malformed) => malformed.status,
             Self::TooLargeToInspect { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyNotReceived => StatusCode::REQUEST_TIMEOUT,
@@ -113,7 +123,7 @@ impl Refusal {
                 "DPE"
             }
             Self::NotOurs(_) | Self::UnknownDestination(_) => "NR",
-            Self::Denied(_) | Self::SessionNotFound | Self::Unscreenable(_) => "-",
+            Self::Denied(_) | Self::Token { .. } | Self::SessionNotFound | Self::Unscreenable(_) => "-",
         }
     }
 
@@ -125,6 +135,7 @@ impl Refusal {
             Self::UnknownDestination(_) => "unknown_destination",
             Self::BadConnect => "bad_connect",
             Self::Denied(_) => "denied",
+            Self::Token { why, .. } => why.name(),
             Self::Malformed(malformed) => malformed.name(),
             Self::BadRequest(name) => name,
             Self::TooLargeToInspect { .. } => "too_large_to_inspect",
@@ -166,6 +177,7 @@ impl Refusal {
     pub fn detail(&self) -> String {
         match self {
             Self::Denied(denial) => denial.reason.detail(),
+            Self::Token { why, .. } => why.detail(),
             Self::Upstream(error) => chain(error),
             other => format!("{}: {other}", other.reason()),
         }

@@ -1,11 +1,12 @@
 //! Answers: refusals in the words of their protocol, and what of an upstream's answer may go down.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use agent_protocols::Reply;
 use agent_protocols::mcp as protocol;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
@@ -31,15 +32,22 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PERMISSION_DENIED: u16 = 7;
 const GRPC_INTERNAL: u16 = 13;
 const GRPC_UNAVAILABLE: u16 = 14;
+const GRPC_UNAUTHENTICATED: u16 = 16;
 
 /// The answer to a refused request. It names no policy, address or cause.
 pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
     let (refusal, status) = (&*refused.refusal, refused.refusal.status());
     let mut response = match &refused.reply {
         Some(reply) => build(reply.status, reply.content_type, reply.body.clone()),
-        None if grpc => grpc_refusal(grpc_status(status), text(refusal)),
-        None => build(status, "text/plain", Bytes::from_static(text(refusal).as_bytes())),
+        None if grpc => grpc_refusal(grpc_status(status), &text(refusal)),
+        None => build(status, "text/plain", Bytes::from(text(refusal).into_owned())),
     };
+    if let Refusal::Token { realm, .. } = refusal
+        && let Ok(challenge) =
+            HeaderValue::try_from(format!("Bearer realm=\"{realm}\", error=\"invalid_token\""))
+    {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge); // RFC 6750 §3.
+    }
     if let Some(crossing) = &refused.crossing {
         cors::mark(response.headers_mut(), crossing.as_ref().clone());
     }
@@ -138,17 +146,19 @@ fn build(status: StatusCode, content_type: &'static str, body: Bytes) -> Respons
 }
 
 /// Trailers-only (gRPC over HTTP/2, *Responses*).
-fn grpc_refusal(code: u16, message: &'static str) -> Response<Body> {
+fn grpc_refusal(code: u16, message: &str) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from(code));
-    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    // Our own words, printable and without `%`, so that nothing has to be encoded.
+    headers.extend(HeaderValue::try_from(message).map(|message| (GRPC_MESSAGE, message)));
     response
 }
 
 fn grpc_status(status: StatusCode) -> u16 {
     match status {
+        StatusCode::UNAUTHORIZED => GRPC_UNAUTHENTICATED,
         StatusCode::FORBIDDEN => GRPC_PERMISSION_DENIED,
         StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => GRPC_INTERNAL,
         StatusCode::NOT_FOUND => 12,
@@ -157,8 +167,9 @@ fn grpc_status(status: StatusCode) -> u16 {
     }
 }
 
-fn text(refusal: &Refusal) -> &'static str {
-    match refusal {
+fn text(refusal: &Refusal) -> Cow<'static, str> {
+    let fixed = match refusal {
+        Refusal::Token { why, .. } => return why.to_string().into(),
         Refusal::Denied(_) => RBAC,
         Refusal::NotOurs(_) | Refusal::UnknownDestination(_) => "unknown destination",
         Refusal::BadConnect | Refusal::BadRequest(_) | Refusal::Malformed(_) => "bad request",
@@ -180,7 +191,8 @@ fn text(refusal: &Refusal) -> &'static str {
             }
             UpstreamError::Timeout => "upstream request timeout",
         },
-    }
+    };
+    fixed.into()
 }
 
 /// An upstream that failed. A session whose endpoint is gone is a session that ended, and its client starts another.

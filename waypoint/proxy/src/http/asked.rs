@@ -12,6 +12,7 @@ use super::headers::Target;
 use super::inspect::Inspected;
 use super::mcp;
 use crate::context::StreamContext;
+use crate::jwt::Verified;
 use crate::snapshot::Destination;
 
 /// A request as it was judged, before anything was changed for the way up; with its MCP body where one was read.
@@ -46,7 +47,7 @@ pub(crate) fn attributes<'a>(
     target: &'a Target,
     port: u16,
 ) -> Attributes<'a> {
-    seen(cx, &parts.method, &parts.headers, target, port)
+    seen(cx, &parts.method, &parts.headers, target, target.token.as_deref(), port)
 }
 
 fn seen<'a>(
@@ -54,6 +55,7 @@ fn seen<'a>(
     method: &'a Method,
     headers: &'a HeaderMap,
     target: &'a Target,
+    token: Option<&'a Verified>,
     port: u16,
 ) -> Attributes<'a> {
     let http = HttpAttributes {
@@ -61,7 +63,7 @@ fn seen<'a>(
         path: &target.path,
         authority: &target.authority,
         headers,
-        claims: None,
+        claims: token.map(Verified::claims),
     };
     Attributes { source: cx.peer.source(), destination: cx.destination(port), http: Some(http) }
 }
@@ -93,9 +95,11 @@ impl Asked {
         &self.head.cx
     }
 
-    pub(crate) fn attributes(&self) -> Attributes<'_> {
+    /// As the request is seen now: a token whose time is over, or that the rules of now do not accept, tells nothing.
+    fn attributes(&self, destination: &Destination) -> Attributes<'_> {
         let inner = &self.head;
-        seen(&inner.cx, &inner.method, &inner.headers, &inner.target, inner.port)
+        let token = inner.target.token.as_ref().filter(|token| destination.jwt.still_accepts(token));
+        seen(&inner.cx, &inner.method, &inner.headers, &inner.target, token.map(|token| &**token), inner.port)
     }
 
     /// The newest snapshot's destination for it, if there still is one.
@@ -107,14 +111,19 @@ impl Asked {
     /// Whether an entry of a list may be shown, by the newest snapshot.
     pub(crate) fn may_see(&self, entry: &dyn Facts) -> bool {
         self.destination()
-            .is_some_and(|destination| destination.policy.might_allow(&self.attributes(), entry))
+            .is_some_and(|destination| destination.policy.might_allow(&self.attributes(&destination), entry))
     }
 
-    /// Waits until a new snapshot denies what was permitted, or no longer holds the destination. Cancel safe.
+    /// Waits until a new snapshot denies what was permitted, or no longer holds the destination; or until the token that it
+    /// was permitted by has ended. Cancel safe.
     pub(crate) async fn no_longer_allowed(&self) {
         let mut generations = self.head.cx.shared.config.generations();
         generations.mark_changed(); // One may have come since the decision.
-        while generations.changed().await.is_ok() {
+        loop {
+            tokio::select! {
+                changed = generations.changed() => if changed.is_err() { break },
+                () = self.token_ended() => {}
+            }
             let still = self.destination().is_some_and(|destination| self.decide(&destination).is_ok());
             if !still {
                 return;
@@ -123,8 +132,16 @@ impl Asked {
         std::future::pending::<()>().await;
     }
 
+    /// Waits for the end of a token that has not ended yet; without one, forever.
+    async fn token_ended(&self) {
+        match self.head.target.token.as_ref().filter(|token| token.is_current()) {
+            Some(token) => token.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn decide(&self, destination: &Destination) -> Result<Permit, Denial> {
-        let (policy, attributes) = (&destination.policy, self.attributes());
+        let (policy, attributes) = (&destination.policy, self.attributes(destination));
         let head = match &*self.message {
             Message::Plain => return policy.decide(&attributes, &Plain),
             Message::Head(head) | Message::Body(head, _) => head,

@@ -1,5 +1,7 @@
 //! The head of a request, made unambiguous and cleaned of what a client may not say.
 
+use std::sync::Arc;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -8,6 +10,7 @@ use waypoint_model::PathNormalization;
 
 use super::path;
 use crate::context::PeerContext;
+use crate::jwt::Verified;
 
 /// The client's certificate, as a proxy may say it (Envoy).
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -40,6 +43,9 @@ const STEERING: [&str; 8] = [
     "x-envoy-upstream-rq-per-try-timeout-ms",
 ];
 
+/// Bytes of a path that a challenge tells (Envoy).
+const REALM_PATH: usize = 256;
+
 /// What a request says of itself once it is clean.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -49,6 +55,8 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// Without its `?`.
     pub(crate) query: Option<String>,
+    /// The token that it bears, once that is verified.
+    pub(crate) token: Option<Arc<Verified>>,
 }
 
 /// Reads and cleans a head in place; afterwards its URI is the normalized path and query only.
@@ -69,7 +77,7 @@ pub(crate) fn prepare(parts: &mut Parts, how: PathNormalization) -> Result<Targe
     for name in STEERING {
         parts.headers.remove(name);
     }
-    Ok(Target { authority, path, query })
+    Ok(Target { authority, path, query, token: None })
 }
 
 /// One authority, however it was said: a request whose `:authority` (or absolute form) and `Host` differ is two requests.
@@ -168,6 +176,14 @@ pub(crate) fn authority_for_upstream(parts: &mut Parts, authority: &str) -> Resu
     parts.uri = Uri::from_parts(uri).map_err(|_malformed| "host")?;
     parts.headers.insert(HOST, HeaderValue::try_from(authority).map_err(|_malformed| "host")?);
     Ok(())
+}
+
+/// What was asked for, as Envoy names it in a challenge (RFC 9110 §11.5): no more of the path than 256 bytes.
+pub(crate) fn realm(target: &Target, uri: &Uri) -> String {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = path.get(..REALM_PATH).unwrap_or(path);
+    // Neither may stand in a quoted string.
+    format!("http://{}{path}", target.authority).replace(['"', '\\'], "")
 }
 
 /// The request's id; one is made where the client sent none.

@@ -112,7 +112,8 @@ async fn forward(
     log.destined(&snapshot, destination);
     let (mut parts, body) = request.into_parts();
     let upgrading = parts.extensions.remove::<OnUpgrade>();
-    let target = clean(cx, &mut parts, snapshot.mesh().path_normalization, log)?;
+    let mut target = clean(cx, &mut parts, snapshot.mesh().path_normalization, log)?;
+    authenticate(destination, &mut parts, &mut target).await?;
     let mut judged = match destination.policy.reads() {
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
         Reads::Http | Reads::A2a | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
@@ -194,6 +195,19 @@ fn clean(
     let id = headers::request_id(&mut parts.headers);
     log.named(&target, id);
     Ok(target)
+}
+
+/// Verifies the request's token, if it bears one, before any policy is asked.
+async fn authenticate(
+    destination: &Destination,
+    parts: &mut Parts,
+    target: &mut Target,
+) -> Result<(), Refusal> {
+    let whole = parts.uri.clone();
+    let verified = destination.jwt.authenticate(parts).await;
+    target.token = verified.map_err(|why| Refusal::Token { why, realm: headers::realm(target, &whole) })?;
+    target.query = parts.uri.query().map(str::to_owned);
+    Ok(())
 }
 
 /// Plain HTTP: the head decides, the body streams through.

@@ -1,15 +1,16 @@
 //! Model to snapshot: joins what targets each destination and compiles it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use waypoint_model::{
-    Backend, BackendTarget, ClusterKey, MeshConfig, Policy, PolicyKey, Rewrite, Route, RouteAction, RouteKey,
-    RouteRule, Service, ServiceKey, ServicePort,
+    Backend, BackendTarget, ClusterKey, JwtRule, MeshConfig, Policy, PolicyKey, Rewrite, Route, RouteAction,
+    RouteKey, RouteRule, Service, ServiceKey, ServicePort,
 };
 use waypoint_policy::PolicySet;
 
 use super::{Destination, Snapshot};
+use crate::jwt::{Authentication, Cache, Fetched, Source};
 use crate::routing::table::RouteTable;
 use crate::upstream::{Cluster, Upstreams};
 
@@ -22,10 +23,17 @@ pub(super) fn build(
     generation: u64,
 ) -> (Snapshot, Vec<Arc<Cluster>>) {
     let mut clusters = Clusters { mesh, upstreams, made: HashMap::new(), named: HashMap::new() };
-    let mut snapshot =
-        Snapshot { generation, mesh: Arc::clone(mesh), by_address: HashMap::new(), by_host: HashMap::new() };
+    let mut tokens = Tokens::after(previous);
+    let mut snapshot = Snapshot {
+        generation,
+        mesh: Arc::clone(mesh),
+        by_address: HashMap::new(),
+        by_host: HashMap::new(),
+        fetched: Fetched::new(),
+        verified: tokens.verified.clone(),
+    };
     for service in mesh.services.values().filter(|service| service.fronted) {
-        let ports = destinations(mesh, service, &mut clusters, previous, generation);
+        let ports = destinations(mesh, service, &mut clusters, &mut tokens, previous, generation);
         for vip in &service.vips {
             snapshot.by_address.insert(vip.to_canonical(), ports.clone());
         }
@@ -35,7 +43,41 @@ pub(super) fn build(
             snapshot.by_host.insert(host.to_ascii_lowercase().into(), ports.clone());
         }
     }
+    snapshot.fetched = tokens.in_use();
     (snapshot, clusters.made.into_values().chain(clusters.named.into_values()).collect())
+}
+
+/// What tokens are verified with, taken over from the snapshot before: keys that were fetched, results, compiled rules.
+struct Tokens<'a> {
+    previous: Option<&'a Snapshot>,
+    fetched: Fetched,
+    used: HashSet<Source>,
+    verified: Cache,
+}
+
+impl<'a> Tokens<'a> {
+    fn after(previous: Option<&'a Snapshot>) -> Self {
+        let fetched = previous.map(|snapshot| snapshot.fetched.clone()).unwrap_or_default();
+        let verified = previous.map(|snapshot| snapshot.verified.clone()).unwrap_or_default();
+        Self { previous, fetched, used: HashSet::new(), verified }
+    }
+
+    /// The rules of a port, those of its service first. Rules that did not change are not compiled again.
+    fn compile(&mut self, service: &Service, number: u16, port: &ServicePort) -> Arc<Authentication> {
+        let rules: Vec<Arc<JwtRule>> = service.jwt.iter().chain(&port.chain.jwt).cloned().collect();
+        let before = self.previous.and_then(|snapshot| snapshot.port(&service.key.hostname, number));
+        let same = before.map(|before| &before.jwt).filter(|before| before.written() == rules);
+        let compiled = same
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Authentication::compile(rules, &mut self.fetched, &self.verified)));
+        self.used.extend(compiled.sources().cloned());
+        compiled
+    }
+
+    fn in_use(mut self) -> Fetched {
+        self.fetched.retain(|source, _| self.used.contains(source));
+        self.fetched
+    }
 }
 
 /// Clusters of this build, made once each.
@@ -108,6 +150,7 @@ fn destinations(
     mesh: &MeshConfig,
     service: &Arc<Service>,
     clusters: &mut Clusters<'_>,
+    tokens: &mut Tokens<'_>,
     previous: Option<&Snapshot>,
     generation: u64,
 ) -> HashMap<u16, Arc<Destination>> {
@@ -124,6 +167,7 @@ fn destinations(
             policies: policies.clone(),
             policy: Arc::clone(&policy),
             opaque_policy: Arc::clone(&opaque_policy),
+            jwt: tokens.compile(service, *number, port),
             routes,
             cluster,
         };

@@ -8,6 +8,7 @@ use hbone::Target;
 use waypoint_model::{MeshConfig, Policy, Protocol, Service, Workload};
 use waypoint_policy::PolicySet;
 
+use crate::jwt::{Authentication, Cache, Fetched};
 use crate::refusal::Refusal;
 use crate::routing::table::RouteTable;
 use crate::upstream::Cluster;
@@ -20,6 +21,10 @@ pub struct Snapshot {
     pub(crate) by_address: HashMap<IpAddr, HashMap<u16, Arc<Destination>>>,
     /// Fronted services by lower-case host name, then port.
     pub(crate) by_host: HashMap<Arc<str>, HashMap<u16, Arc<Destination>>>,
+    /// Keys of tokens that are fetched. The next snapshot takes over those that it uses.
+    pub(crate) fetched: Fetched,
+    /// Tokens that were verified, of all destinations.
+    pub(crate) verified: Cache,
 }
 
 /// One port of a service that this waypoint fronts, with everything compiled for it.
@@ -36,6 +41,8 @@ pub struct Destination {
     pub policy: Arc<PolicySet>,
     /// Rules for opaque streams (Istio's asymmetry for HTTP fields applied).
     pub opaque_policy: Arc<PolicySet>,
+    /// Tokens that it accepts.
+    pub(crate) jwt: Arc<Authentication>,
     /// Routes.
     pub routes: RouteTable,
     /// The service's own endpoints.
@@ -75,6 +82,11 @@ impl Snapshot {
     /// Any port of the service with this host name: its policies are the same on all of them.
     pub(crate) fn any_port(&self, hostname: &str) -> Option<&Arc<Destination>> {
         self.by_host.get(hostname)?.values().next()
+    }
+
+    /// A port of the service with this host name.
+    pub(crate) fn port(&self, hostname: &str, port: u16) -> Option<&Arc<Destination>> {
+        self.by_host.get(hostname)?.get(&port)
     }
 
     /// The workload at an address, for telemetry only.

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::terms::Taken;
-
 /// Longest ejection by the process' settings, in first ejections.
 const MAX_EJECTION_FACTOR: u32 = 10;
 
@@ -104,12 +102,12 @@ impl Health {
 
     /// Counts one more request or stream, unless `max` run already.
     pub(super) fn start(self: &Arc<Self>, max: usize) -> Option<Active> {
-        take(&self.active, max).then(|| Active { health: Arc::clone(self), _within: None })
+        take(&self.active, max).then(|| Active(Arc::clone(self)))
     }
 
     /// Counts one more connection, unless `max` are open already.
     pub(super) fn connect(self: &Arc<Self>, max: usize) -> Option<Slot> {
-        take(&self.connections, max).then(|| Slot { health: Arc::clone(self), within: None })
+        take(&self.connections, max).then(|| Slot(Arc::clone(self)))
     }
 
     /// Open connections.
@@ -187,49 +185,22 @@ pub(super) fn take(counter: &AtomicUsize, max: usize) -> bool {
 }
 
 /// One running request or stream; counted until it is dropped.
-pub(super) struct Active {
-    health: Arc<Health>,
-    _within: Option<Taken>,
-}
-
-impl Active {
-    /// Counted in its cluster, too.
-    pub(super) fn within(mut self, taken: Option<Taken>) -> Self {
-        self._within = taken;
-        self
-    }
-}
+#[derive(Debug)]
+pub(super) struct Active(Arc<Health>);
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.health.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// One open connection; counted until it is dropped.
-pub(super) struct Slot {
-    health: Arc<Health>,
-    within: Option<Taken>,
-}
-
-impl Slot {
-    /// Counted in its cluster, too.
-    pub(super) fn within(mut self, taken: Option<Taken>) -> Self {
-        self.within = taken;
-        self
-    }
-
-    /// It may be used by another now: whoever waits in its cluster looks again.
-    pub(super) fn freed(&self) {
-        if let Some(taken) = &self.within {
-            taken.freed();
-        }
-    }
-}
+#[derive(Debug)]
+pub(super) struct Slot(Arc<Health>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.health.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

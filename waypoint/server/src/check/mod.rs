@@ -61,7 +61,8 @@ fn check(args: &CheckArgs) -> Result<Report, CheckError> {
     let caller = Caller { identity: args.from.0.clone(), address: args.source_ip };
     let asked = match &composed {
         Some(composed) if carries_http(&loaded.mesh, &target, composed.is_http_meant) => {
-            Request::Http(Box::new(composed.parts.clone()), &composed.body)
+            let (parts, claims) = (Box::new(composed.parts.clone()), composed.claims.as_ref());
+            Request::Http { parts, body: &composed.body, claims }
         }
         _ => Request::Stream,
     };

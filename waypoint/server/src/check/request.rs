@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, header};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use waypoint_model::Service;
 
@@ -31,6 +32,16 @@ pub enum BadRequest {
         /// What is wrong with it.
         reason: String,
     },
+    /// Neither a JSON object nor a file with one.
+    #[error(
+        "--claims {claims}: a JSON object is needed, as in '{{\"iss\": \"a\", \"sub\": \"b\"}}', or a file with one ({reason})"
+    )]
+    Claims {
+        /// As given.
+        claims: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Arguments of nothing.
     #[error("--args without --tool or --prompt: arguments of what?")]
     ArgumentsOfNothing,
@@ -56,6 +67,8 @@ pub(super) struct Composed {
     pub(super) mcp_method: Option<String>,
     /// What it names.
     pub(super) mcp_name: Option<String>,
+    /// Claims of its token.
+    pub(super) claims: Option<Value>,
     /// Some flag describes HTTP; else the question may be about an opaque stream.
     pub(super) is_http_meant: bool,
 }
@@ -63,7 +76,9 @@ pub(super) struct Composed {
 /// Composes the request to a service. `None` never happens for an HTTP port: without flags it is `GET /`.
 pub(super) fn compose(args: &CheckArgs, service: &Service) -> Result<Option<Composed>, BadRequest> {
     let message = message(args)?;
-    let described = args.method.is_some() || args.path.is_some() || !args.headers.is_empty();
+    let claims = args.claims.as_deref().map(claims).transpose()?;
+    let described =
+        args.method.is_some() || args.path.is_some() || !args.headers.is_empty() || claims.is_some();
     let is_mcp = message.is_some();
     let method = match (&args.method, is_mcp) {
         (None, true) => Method::POST,
@@ -85,7 +100,7 @@ pub(super) fn compose(args: &CheckArgs, service: &Service) -> Result<Option<Comp
         Some(Message { body, method, name }) => (body, Some(method), name),
         None => (Bytes::new(), None, None),
     };
-    Ok(Some(Composed { parts, body, mcp_method, mcp_name, is_http_meant: described || is_mcp }))
+    Ok(Some(Composed { parts, body, mcp_method, mcp_name, claims, is_http_meant: described || is_mcp }))
 }
 
 fn headers(parts: &mut Parts, args: &CheckArgs, service: &Service, is_mcp: bool) -> Result<(), BadRequest> {
@@ -180,6 +195,18 @@ fn arguments(args: &CheckArgs) -> Result<String, BadRequest> {
         return Err(BadRequest::ArgumentsOfNothing);
     }
     Ok(raw.get().to_owned())
+}
+
+/// From the flag itself where that begins an object, else from the file that it names.
+fn claims(given: &str) -> Result<Value, BadRequest> {
+    let bad = |reason: String| BadRequest::Claims { claims: given.to_owned(), reason };
+    let text = if given.trim_start().starts_with('{') {
+        given.to_owned()
+    } else {
+        std::fs::read_to_string(given).map_err(|error| bad(error.to_string()))?
+    };
+    let claims: Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    if claims.is_object() { Ok(claims) } else { Err(bad("this is another kind of value".to_owned())) }
 }
 
 fn quote(text: &str) -> String {

@@ -64,6 +64,10 @@ pub struct CheckArgs {
     #[arg(long = "header", value_name = "NAME: VALUE", help_heading = "Request")]
     pub headers: Vec<String>,
 
+    /// Claims of a token that the request bears, as if it had been verified: a JSON object, or a file that holds one.
+    #[arg(long, value_name = "JSON|FILE", help_heading = "Request")]
+    pub claims: Option<String>,
+
     /// Address that the call comes from. Default 192.0.2.1, which is nobody's.
     #[arg(
         long,
