@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use waypoint_model::{Action, Map, Policy, PolicyKey};
+use waypoint_model::{Action, JwtRule, Map, Policy, PolicyKey};
 
 use super::authorization_policy::{PolicyDoc, TargetRef, Targets};
 use super::binding::Waypoint;
 use super::document::{Kind, Origin, ResourceKey};
 use super::finding::{Finding, Severity};
 use super::gateway::CLASS;
+use super::request_authentication::{self, TokensDoc};
 use super::resource::{Resource, Resources};
 
 /// Namespace whose policies may target the class of all waypoints (`MeshConfig.rootNamespace`).
@@ -20,12 +21,20 @@ const ROOT_NAMESPACE: &str = "istio-system";
 pub(super) struct Attached {
     pub(super) policies: Map<PolicyKey, Arc<Policy>>,
     services: BTreeMap<ResourceKey, BTreeSet<PolicyKey>>,
+    tokens: BTreeMap<ResourceKey, Vec<Arc<JwtRule>>>,
 }
 
 impl Attached {
     /// Policies that apply to a service.
     pub(super) fn of(&self, service: &ResourceKey) -> Vec<PolicyKey> {
         self.services.get(service).into_iter().flatten().cloned().collect()
+    }
+
+    /// Tokens that a service accepts, by issuer, as istiod orders them.
+    pub(super) fn tokens(&self, service: &ResourceKey) -> Vec<Arc<JwtRule>> {
+        let mut rules = self.tokens.get(service).cloned().unwrap_or_default();
+        rules.sort_by(|one, other| one.issuer.cmp(&other.issuer));
+        rules
     }
 
     fn attach(&mut self, policy: &Policy, services: impl IntoIterator<Item = ResourceKey>) {
@@ -53,8 +62,10 @@ impl Attachment<'_> {
     ) -> Attached {
         let mut attached = Attached::default();
         for (key, entry) in resources {
-            if let Resource::Policy(doc) = entry.resource.as_ref() {
-                self.policy(key, &entry.origin, doc, &mut attached, findings);
+            match entry.resource.as_ref() {
+                Resource::Policy(doc) => self.policy(key, &entry.origin, doc, &mut attached, findings),
+                Resource::Tokens(doc) => self.tokens(key, &entry.origin, doc, &mut attached, findings),
+                _ => {}
             }
         }
         for name in unreadable {
@@ -85,6 +96,33 @@ impl Attachment<'_> {
             Err(why) => {
                 let policy = Policy { unusable: Some(why), ..doc.policy.clone() };
                 attached.attach(&policy, self.reach(&key.namespace));
+            }
+        }
+    }
+
+    fn tokens(
+        &self,
+        key: &ResourceKey,
+        origin: &Origin,
+        doc: &TokensDoc,
+        attached: &mut Attached,
+        findings: &mut Vec<Finding>,
+    ) {
+        let resolved = match &doc.targets {
+            Targets::Ztunnel => return,
+            Targets::Unreadable => Err("its targets cannot be read".to_owned()),
+            Targets::Refs(refs) => self.resolve(key, origin, refs, findings),
+        };
+        match resolved {
+            Ok(services) => {
+                // A service that is targeted twice has each rule once.
+                for service in services.unwrap_or_default().into_iter().collect::<BTreeSet<_>>() {
+                    attached.tokens.entry(service).or_default().extend(doc.rules.iter().cloned());
+                }
+            }
+            Err(why) => {
+                let refusal = request_authentication::refusal(key, why);
+                attached.attach(&refusal, self.reach(&key.namespace));
             }
         }
     }
@@ -316,19 +354,56 @@ mod tests {
         }
     }
 
+    fn jwt(namespace: &str, name: &str, spec: &str) -> String {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+        )
+    }
+
     #[test]
-    fn request_authentication_denies_where_it_is_asked_for() {
-        let jwt = |spec: &str| {
-            format!(
-                "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: j, namespace: a}}\nspec: {{{spec}}}\n"
-            )
-        };
-        let loaded =
-            load(&all(&[SERVICE, POD, &jwt("targetRefs: [{kind: Service, name: web}], jwtRules: []")]));
-        assert_eq!(web(&loaded).policies, [PolicyKey::new("a", "RequestAuthentication/j")]);
-        let loaded = load(&all(&[SERVICE, POD, &jwt("jwtRules: []")]));
-        assert_eq!(web(&loaded).policies, []);
+    fn tokens_attach_to_what_they_target_in_the_order_of_their_issuers() {
+        let rules = |issuer: &str| format!("jwtRules: [{{issuer: {issuer}, jwks: '{{\"keys\":[{{}}]}}'}}]");
+        let group = "group: gateway.networking.k8s.io";
+        let own = jwt("a", "own", &format!("targetRefs: [{{kind: Service, name: web}}], {}", rules("c")));
+        let ours = jwt(
+            "a",
+            "ours",
+            &format!(
+                "targetRefs: [{{{group}, kind: Gateway, name: wp}}, {{kind: Service, name: web}}], {}",
+                rules("b")
+            ),
+        );
+        let all_of_us = jwt(
+            "istio-system",
+            "all",
+            &format!("targetRefs: [{{{group}, kind: GatewayClass, name: istio-waypoint}}], {}", rules("a")),
+        );
+        let other = jwt("a", "other", &format!("targetRefs: [{{kind: Service, name: x}}], {}", rules("d")));
+        let selected = jwt("a", "selected", &rules("e"));
+        let wp = gateway("a", "wp");
+        let loaded = load(&all(&[SERVICE, POD, &wp, &own, &ours, &all_of_us, &other, &selected]));
         assert_eq!(findings(&loaded, Severity::Error), [] as [&str; 0]);
+        let web = web(&loaded);
+        let issuers: Vec<_> = web.jwt.iter().map(|rule| rule.issuer.as_str()).collect();
+        assert_eq!(issuers, ["a", "b", "c"]);
+        assert_eq!(web.policies, []);
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_read_refuse_everything_at_their_targets() {
+        for spec in [
+            "targetRefs: [{kind: Service, name: web}], jwtRules: [{issuer: i}]",
+            "targetRefs: [{kind: Service, name: web}], jwtRules: [{issuer: i, jwksUri: 'https://a/k'}]",
+            "targetRefs: [{kind: Service, name: web}], jwtRules: 1",
+            "targetRefs: [{kind: Servce, name: web}], jwtRules: []",
+            "targetRefs: , jwtRules: []",
+        ] {
+            let loaded = load(&all(&[SERVICE, POD, &jwt("a", "j", spec)]));
+            let key = PolicyKey::new("a", "RequestAuthentication/j");
+            assert_eq!(web(&loaded).policies, std::slice::from_ref(&key), "{spec}");
+            assert!(loaded.mesh.policies[&key].unusable.is_some(), "{spec}");
+            assert!(!findings(&loaded, Severity::Error).is_empty(), "{spec}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use waypoint_model::{Expr, PathPattern, StringMatch, Test};
 use super::condition::{self, WrittenCondition};
 use super::finding::Remarks;
 use super::options::Options;
+use super::request_principal::request_principal;
 use super::trust_domain::{expand_domain, expand_principal};
 
 /// What the meaning of a value depends on beside itself.
@@ -69,8 +70,8 @@ struct Operation {
     not_paths: Option<Vec<String>>,
 }
 
-/// Reads one value of a field: the tests of which any must hold, or what is wrong with it.
-pub(super) type ReadValue = fn(&str, &Context<'_>) -> Result<Vec<Test>, String>;
+/// Reads one value of a field: the expressions of which any must hold, or what is wrong with it.
+pub(super) type ReadValue = fn(&str, &Context<'_>) -> Result<Vec<Expr>, String>;
 
 /// Translates one rule; `path` is where it stands. After an error the tree means nothing.
 pub(super) fn translate(
@@ -111,14 +112,6 @@ fn not_empty(any: Vec<Expr>, path: &str, remarks: &mut Remarks) -> Expr {
 }
 
 fn source(source: &Source, path: &str, context: &Context<'_>, remarks: &mut Remarks) -> Expr {
-    for (field, given) in [
-        ("requestPrincipals", &source.request_principals),
-        ("notRequestPrincipals", &source.not_request_principals),
-    ] {
-        if given.is_some() {
-            remarks.error(format!("{path}.{field}"), "needs RequestAuthentication, which is not built yet");
-        }
-    }
     for (account, other, twin) in [
         ("serviceAccounts", "principals", (&source.service_accounts, &source.principals)),
         ("serviceAccounts", "namespaces", (&source.service_accounts, &source.namespaces)),
@@ -132,7 +125,9 @@ fn source(source: &Source, path: &str, context: &Context<'_>, remarks: &mut Rema
             );
         }
     }
-    let fields: [(&str, &Option<Vec<String>>, ReadValue); 12] = [
+    let fields: [(&str, &Option<Vec<String>>, ReadValue); 14] = [
+        ("requestPrincipals", &source.request_principals, request_principals),
+        ("notRequestPrincipals", &source.not_request_principals, request_principals),
         ("principals", &source.principals, principal),
         ("notPrincipals", &source.not_principals, principal),
         ("namespaces", &source.namespaces, namespace),
@@ -151,12 +146,18 @@ fn source(source: &Source, path: &str, context: &Context<'_>, remarks: &mut Rema
 
 fn operation(operation: &Operation, path: &str, context: &Context<'_>, remarks: &mut Remarks) -> Expr {
     let fields: [(&str, &Option<Vec<String>>, ReadValue); 8] = [
-        ("hosts", &operation.hosts, |text, _| Ok(vec![Test::Host(StringMatch::parse(text))])),
-        ("notHosts", &operation.not_hosts, |text, _| Ok(vec![Test::Host(StringMatch::parse(text))])),
+        ("hosts", &operation.hosts, |text, _| Ok(vec![Expr::Test(Test::Host(StringMatch::parse(text)))])),
+        ("notHosts", &operation.not_hosts, |text, _| {
+            Ok(vec![Expr::Test(Test::Host(StringMatch::parse(text)))])
+        }),
         ("ports", &operation.ports, destination_port),
         ("notPorts", &operation.not_ports, destination_port),
-        ("methods", &operation.methods, |text, _| Ok(vec![Test::Method(StringMatch::parse(text))])),
-        ("notMethods", &operation.not_methods, |text, _| Ok(vec![Test::Method(StringMatch::parse(text))])),
+        ("methods", &operation.methods, |text, _| {
+            Ok(vec![Expr::Test(Test::Method(StringMatch::parse(text)))])
+        }),
+        ("notMethods", &operation.not_methods, |text, _| {
+            Ok(vec![Expr::Test(Test::Method(StringMatch::parse(text)))])
+        }),
         ("paths", &operation.paths, path_pattern),
         ("notPaths", &operation.not_paths, path_pattern),
     ];
@@ -186,13 +187,13 @@ pub(super) fn any_value(
     values: &[String],
     path: &str,
     context: &Context<'_>,
-    read: impl Fn(&str, &Context<'_>) -> Result<Vec<Test>, String>,
+    read: impl Fn(&str, &Context<'_>) -> Result<Vec<Expr>, String>,
     remarks: &mut Remarks,
 ) -> Expr {
     if values.is_empty() {
         remarks.error(path, "is empty: list a value or remove it");
     }
-    let mut tests = Vec::new();
+    let mut any = Vec::new();
     for (index, value) in values.iter().enumerate() {
         let path = format!("{path}[{index}]");
         if value.is_empty() {
@@ -202,17 +203,17 @@ pub(super) fn any_value(
         match read(value, context) {
             Ok(read) => {
                 warn_of_literal_star(value, &read, &path, remarks);
-                tests.extend(read.into_iter().map(Expr::Test));
+                any.extend(read);
             }
             Err(why) => remarks.error(path, why),
         }
     }
-    Expr::Any(tests)
+    Expr::Any(any)
 }
 
 /// Istio knows `*` at one end only; elsewhere it is a character, and such a DENY rule would hardly ever match.
-fn warn_of_literal_star(value: &str, tests: &[Test], path: &str, remarks: &mut Remarks) {
-    if matches!(tests, [Test::Path(PathPattern::Template(_)), ..]) {
+fn warn_of_literal_star(value: &str, read: &[Expr], path: &str, remarks: &mut Remarks) {
+    if matches!(read, [Expr::Test(Test::Path(PathPattern::Template(_))), ..]) {
         return;
     }
     let body = value.strip_suffix('*').or_else(|| value.strip_prefix('*')).unwrap_or(value);
@@ -224,22 +225,26 @@ fn warn_of_literal_star(value: &str, tests: &[Test], path: &str, remarks: &mut R
     }
 }
 
-pub(super) fn principal(text: &str, context: &Context<'_>) -> Result<Vec<Test>, String> {
+pub(super) fn principal(text: &str, context: &Context<'_>) -> Result<Vec<Expr>, String> {
     if text.contains("://") {
         return Err(format!("`{text}`: write the principal without its scheme, td/ns/x/sa/y"));
     }
     let expanded = expand_principal(text, context.options).into_iter();
-    Ok(expanded.map(|one| Test::Principal(StringMatch::parse(&one))).collect())
+    Ok(expanded.map(|one| Expr::Test(Test::Principal(StringMatch::parse(&one)))).collect())
 }
 
-pub(super) fn namespace(text: &str, _: &Context<'_>) -> Result<Vec<Test>, String> {
+pub(super) fn request_principals(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
+    Ok(vec![request_principal(text)])
+}
+
+pub(super) fn namespace(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
     if text.contains('/') {
         return Err(format!("`{text}` is no namespace"));
     }
-    Ok(vec![Test::Namespace(StringMatch::parse(text))])
+    Ok(vec![Expr::Test(Test::Namespace(StringMatch::parse(text)))])
 }
 
-pub(super) fn service_account(text: &str, context: &Context<'_>) -> Result<Vec<Test>, String> {
+pub(super) fn service_account(text: &str, context: &Context<'_>) -> Result<Vec<Expr>, String> {
     let (namespace, name) = text.split_once('/').unwrap_or((context.namespace, text));
     if text.contains('*') {
         return Err(format!("`{text}`: a ServiceAccount takes no wildcard; write namespaces or principals"));
@@ -247,27 +252,27 @@ pub(super) fn service_account(text: &str, context: &Context<'_>) -> Result<Vec<T
     if namespace.is_empty() || name.is_empty() || name.contains('/') {
         return Err(format!("`{text}` is no ServiceAccount: write name or namespace/name"));
     }
-    Ok(vec![Test::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() }])
+    Ok(vec![Expr::Test(Test::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() })])
 }
 
-pub(super) fn trust_domain(text: &str, context: &Context<'_>) -> Result<Vec<Test>, String> {
+pub(super) fn trust_domain(text: &str, context: &Context<'_>) -> Result<Vec<Expr>, String> {
     if text.contains('/') {
         return Err(format!("`{text}` is no trust domain"));
     }
     let expanded = expand_domain(text, context.options).into_iter();
-    Ok(expanded.map(|one| Test::TrustDomain(StringMatch::parse(&one))).collect())
+    Ok(expanded.map(|one| Expr::Test(Test::TrustDomain(StringMatch::parse(&one)))).collect())
 }
 
-pub(super) fn source_ip(text: &str, _: &Context<'_>) -> Result<Vec<Test>, String> {
-    ip_block(text).map(|net| vec![Test::SourceIp(net)])
+pub(super) fn source_ip(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
+    ip_block(text).map(|net| vec![Expr::Test(Test::SourceIp(net))])
 }
 
-pub(super) fn remote_ip(text: &str, _: &Context<'_>) -> Result<Vec<Test>, String> {
-    ip_block(text).map(|net| vec![Test::RemoteIp(net)])
+pub(super) fn remote_ip(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
+    ip_block(text).map(|net| vec![Expr::Test(Test::RemoteIp(net))])
 }
 
-pub(super) fn destination_ip(text: &str, _: &Context<'_>) -> Result<Vec<Test>, String> {
-    ip_block(text).map(|net| vec![Test::DestinationIp(net)])
+pub(super) fn destination_ip(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
+    ip_block(text).map(|net| vec![Expr::Test(Test::DestinationIp(net))])
 }
 
 fn ip_block(text: &str) -> Result<IpNet, String> {
@@ -276,19 +281,19 @@ fn ip_block(text: &str) -> Result<IpNet, String> {
     net.ok_or_else(|| format!("`{text}` is neither an IP address nor a CIDR block"))
 }
 
-pub(super) fn destination_port(text: &str, _: &Context<'_>) -> Result<Vec<Test>, String> {
+pub(super) fn destination_port(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
     match text.parse::<u16>() {
-        Ok(port) if port != 0 && !text.starts_with('+') => Ok(vec![Test::DestinationPort(port)]),
+        Ok(port) if port != 0 && !text.starts_with('+') => Ok(vec![Expr::Test(Test::DestinationPort(port))]),
         _ => Err(format!("`{text}` is no port (1 to 65535)")),
     }
 }
 
-fn path_pattern(text: &str, _: &Context<'_>) -> Result<Vec<Test>, String> {
+fn path_pattern(text: &str, _: &Context<'_>) -> Result<Vec<Expr>, String> {
     if !text.starts_with(['/', '*']) {
         return Err(format!("`{text}` matches no path: a path starts with `/`"));
     }
     let pattern = PathPattern::parse(text).map_err(|error| format!("`{text}`: {error}"))?;
-    Ok(vec![Test::Path(pattern)])
+    Ok(vec![Expr::Test(Test::Path(pattern))])
 }
 
 #[cfg(test)]
@@ -403,6 +408,16 @@ mod tests {
     }
 
     #[test]
+    fn request_principals_are_issuer_and_subject() {
+        let either = || Expr::Any(vec![request_principal("a/b"), request_principal("c/*")]);
+        for (field, want) in [("requestPrincipals", either()), ("notRequestPrincipals", not(either()))] {
+            let (got, remarks) = read(&format!("{{from: [{{source: {{{field}: [a/b, c/*]}}}}]}}"));
+            assert_eq!(remarks, Remarks::default());
+            assert_eq!(got, Expr::All(vec![Expr::Any(vec![Expr::All(vec![want])])]));
+        }
+    }
+
+    #[test]
     fn invalid_values_are_errors_by_their_path() {
         let rows = [
             ("{from: []}", "r.from"),
@@ -412,11 +427,8 @@ mod tests {
             ("{from: [{source: {principals: []}}]}", "r.from[0].source.principals"),
             ("{from: [{source: {notPrincipals: ['']}}]}", "r.from[0].source.notPrincipals[0]"),
             ("{from: [{source: {principals: ['spiffe://a/ns/b/sa/c']}}]}", "r.from[0].source.principals[0]"),
-            ("{from: [{source: {requestPrincipals: ['*']}}]}", "r.from[0].source.requestPrincipals"),
-            (
-                "{from: [{source: {notRequestPrincipals: ['*'], namespaces: [a]}}]}",
-                "r.from[0].source.notRequestPrincipals",
-            ),
+            ("{from: [{source: {requestPrincipals: []}}]}", "r.from[0].source.requestPrincipals"),
+            ("{from: [{source: {notRequestPrincipals: ['']}}]}", "r.from[0].source.notRequestPrincipals[0]"),
             ("{from: [{source: {serviceAccounts: ['a/*']}}]}", "r.from[0].source.serviceAccounts[0]"),
             ("{from: [{source: {serviceAccounts: ['a/b/c']}}]}", "r.from[0].source.serviceAccounts[0]"),
             (

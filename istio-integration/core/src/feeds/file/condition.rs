@@ -5,9 +5,10 @@ use waypoint_model::{Expr, StringMatch, Test};
 
 use super::authorization_rule::{
     Context, ReadValue, any_value, destination_ip, destination_port, namespace, principal, remote_ip,
-    service_account, source_ip, trust_domain,
+    request_principals, service_account, source_ip, trust_domain,
 };
 use super::finding::Remarks;
+use super::request_principal::claim_path;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,6 +24,8 @@ enum Key<'a> {
     Attribute(ReadValue),
     /// A request header, in lower case.
     Header(String),
+    /// A claim of the request's token, by names from the payload inwards.
+    Claim(Vec<String>),
     /// A protocol's fact: filter and key.
     Fact(&'a str, &'a str),
 }
@@ -65,17 +68,18 @@ pub(super) fn translate(
 }
 
 impl Key<'_> {
-    fn test(&self, text: &str, context: &Context<'_>) -> Result<Vec<Test>, String> {
+    fn test(&self, text: &str, context: &Context<'_>) -> Result<Vec<Expr>, String> {
         let one = match self {
             Key::Attribute(read) => return read(text, context),
             Key::Header(name) => Test::Header { name: name.clone(), value: StringMatch::parse(text) },
+            Key::Claim(path) => Test::Claim { path: path.clone(), value: StringMatch::parse(text) },
             Key::Fact(filter, key) => Test::Fact {
                 filter: (*filter).to_owned(),
                 key: (*key).to_owned(),
                 value: StringMatch::parse(element(text)),
             },
         };
-        Ok(vec![one])
+        Ok(vec![Expr::Test(one)])
     }
 }
 
@@ -97,15 +101,18 @@ fn key<'a>(text: &'a str, context: &Context<'_>) -> Result<Key<'a>, String> {
         "source.trustDomain" => trust_domain,
         "destination.ip" => destination_ip,
         "destination.port" => destination_port,
-        "connection.sni" => |text, _| Ok(vec![Test::Sni(StringMatch::parse(text))]),
+        "connection.sni" => |text, _| Ok(vec![Expr::Test(Test::Sni(StringMatch::parse(text)))]),
+        "request.auth.principal" => request_principals,
+        "request.auth.audiences" => |text, _| Ok(vec![Expr::Test(Test::Audience(StringMatch::parse(text)))]),
+        "request.auth.presenter" => |text, _| Ok(vec![Expr::Test(Test::Presenter(StringMatch::parse(text)))]),
         _ => return bracketed(text, context),
     };
     Ok(Key::Attribute(attribute))
 }
 
 fn bracketed<'a>(text: &'a str, context: &Context<'_>) -> Result<Key<'a>, String> {
-    if text.starts_with("request.auth.") {
-        return Err("needs RequestAuthentication, which is not built yet".to_owned());
+    if let Some(brackets) = text.strip_prefix("request.auth.claims") {
+        return claim_path(brackets).map(Key::Claim);
     }
     // Up to the last bracket, as istiod reads it: an argument's path or a CEL condition may hold brackets itself.
     let parts = text.split_once('[').and_then(|(name, rest)| Some((name, rest.strip_suffix(']')?)));
@@ -180,6 +187,13 @@ mod tests {
             ("destination.ip", "10.0.0.1", Test::DestinationIp("10.0.0.1/32".parse().unwrap())),
             ("destination.port", "'80'", Test::DestinationPort(80)),
             ("connection.sni", "a.example", Test::Sni(exact("a.example"))),
+            ("request.auth.audiences", "a", Test::Audience(exact("a"))),
+            ("request.auth.presenter", "a*", Test::Presenter(StringMatch::Prefix("a".into()))),
+            (
+                "request.auth.claims[realm][roles]",
+                "admin",
+                Test::Claim { path: vec!["realm".into(), "roles".into()], value: exact("admin") },
+            ),
             (
                 "experimental.envoy.filters.http.mcp[tool]",
                 "search_*",
@@ -218,8 +232,10 @@ mod tests {
     #[test]
     fn keys_and_values_that_cannot_be_judged_are_errors() {
         let rows = [
-            ("{key: request.auth.principal, values: [a]}", "w.key"),
-            ("{key: 'request.auth.claims[iss]', values: [a]}", "w.key"),
+            ("{key: request.auth.claims, values: [a]}", "w.key"),
+            ("{key: 'request.auth.claims[]', values: [a]}", "w.key"),
+            ("{key: 'request.auth.claimsx[a]', values: [a]}", "w.key"),
+            ("{key: 'request.auth.subject', values: [a]}", "w.key"),
             ("{key: request.headers, values: [a]}", "w.key"),
             ("{key: 'request.headers[]', values: [a]}", "w.key"),
             ("{key: 'request.headers[a b]', values: [a]}", "w.key"),

@@ -55,7 +55,7 @@ pub(super) fn join(
             endpoints: directory.endpoints(key, origin, doc, &mut findings),
             policies: attached.of(key),
             routes: routed.of(key),
-            jwt: Vec::new(),
+            jwt: attached.tokens(key),
         };
         findings.extend(
             joined.add(service).into_iter().map(|message| key.finding(origin, Severity::Error, "", message)),

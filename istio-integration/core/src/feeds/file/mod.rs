@@ -32,6 +32,7 @@ mod protocol;
 mod read;
 mod reference_grant;
 mod request_authentication;
+mod request_principal;
 mod resource;
 mod scan;
 mod service;

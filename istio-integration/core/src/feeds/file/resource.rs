@@ -15,7 +15,7 @@ use super::node::{self, NodeDoc};
 use super::options::Options;
 use super::pod;
 use super::reference_grant::{self, GrantDoc};
-use super::request_authentication;
+use super::request_authentication::{self, TokensDoc};
 use super::service::{self, ServiceDoc};
 use super::service_entry;
 use super::workload::WorkloadDoc;
@@ -32,6 +32,7 @@ pub(super) enum Resource {
     Route(RouteDoc),
     Service(ServiceDoc),
     Slice(SliceDoc),
+    Tokens(TokensDoc),
     Workload(WorkloadDoc),
 }
 
@@ -64,9 +65,7 @@ impl Translated {
 pub(super) fn translate(document: &Document, options: &Options) -> Translated {
     let mut remarks = document.remarks.clone();
     let resource = resource(document, options, &mut remarks);
-    // A RequestAuthentication is an error by being there, and what it stands for is to stay in force.
-    let counts = !remarks.has_errors() || document.key.kind == Kind::RequestAuthentication;
-    Translated { resource: resource.filter(|_| counts).map(Arc::new), remarks }
+    Translated { resource: resource.filter(|_| !remarks.has_errors()).map(Arc::new), remarks }
 }
 
 fn resource(document: &Document, options: &Options, remarks: &mut Remarks) -> Option<Resource> {
@@ -82,8 +81,7 @@ fn resource(document: &Document, options: &Options, remarks: &mut Remarks) -> Op
         Kind::Pod => Resource::Workload(pod::translate(document, options, remarks)?),
         Kind::ReferenceGrant => Resource::Grant(reference_grant::translate(document, remarks)?),
         Kind::RequestAuthentication => {
-            request_authentication::remark(document, remarks);
-            Resource::Policy(request_authentication::translate(document))
+            Resource::Tokens(request_authentication::translate(document, remarks)?)
         }
         Kind::Service => Resource::Service(service::translate(document, options, remarks)?),
         Kind::ServiceEntry => Resource::Service(service_entry::translate(document, options, remarks)?),
@@ -99,7 +97,9 @@ pub(super) fn stand_in(document: &Document, why: &str) -> Option<Resource> {
     match document.key.kind {
         Kind::AuthorizationPolicy => Some(Resource::Policy(authorization_policy::unusable(document, why))),
         Kind::HttpRoute => Some(Resource::Route(http_route::refusing(document, why))),
-        Kind::RequestAuthentication => Some(Resource::Policy(request_authentication::translate(document))),
+        Kind::RequestAuthentication => {
+            Some(Resource::Policy(request_authentication::unusable(document, why)))
+        }
         Kind::EndpointSlice
         | Kind::Gateway
         | Kind::Namespace
@@ -212,7 +212,10 @@ mod tests {
                 let translated = translate(document, &Options::default());
                 let silent = translated.resource.is_none() && translated.remarks.iter().next().is_none();
                 prop_assert!(!silent, "{text}");
-                let policy = matches!(document.key.kind, Kind::AuthorizationPolicy | Kind::HttpRoute);
+                let policy = matches!(
+                    document.key.kind,
+                    Kind::AuthorizationPolicy | Kind::HttpRoute | Kind::RequestAuthentication
+                );
                 prop_assert!(!policy || translated.resource.is_some() || stand_in(document, "why").is_some(), "{text}");
             }
         }
