@@ -30,6 +30,7 @@ pub mod process;
 pub mod single;
 pub mod stand;
 pub mod tls;
+pub mod tokens;
 pub mod upstream;
 pub mod wait;
 pub mod workload_api;
