@@ -11,7 +11,7 @@ use waypoint_model::{
 use super::endpoints::{Endpoint, EndpointKey, Owner, Picked, State, hold};
 use super::nearest::Nearest;
 use super::priorities::Priorities;
-use super::terms::Terms;
+use super::terms::{Taken, Terms};
 use super::{Pick, UpstreamError, Version};
 
 /// Endpoints of one service port, as one snapshot sees them: the service's own, or those that a control plane gave a
@@ -65,6 +65,15 @@ impl Cluster {
             Some(HttpVersion::AsClient) if client == http::Version::HTTP_2 => Version::Http2,
             Some(HttpVersion::AsClient) => Version::Http1,
         }
+    }
+
+    /// Whether a request may be tried again: where a cluster bounds retries, it `holds` one for as long as it tries.
+    pub(super) fn may_retry(&self, holds: &mut Option<Taken>) -> bool {
+        if holds.is_none() {
+            let Some(taken) = self.terms.retry() else { return false };
+            *holds = taken;
+        }
+        true
     }
 
     /// Whether this workload is one of its endpoints.

@@ -65,8 +65,8 @@ pub(super) enum ConnectError {
     Http(#[source] hyper::Error),
     #[error("no answer in time")]
     TimedOut,
-    /// Circuit breaker: `limits.endpoint_connections`.
-    #[error("too many connections to the endpoint")]
+    /// Circuit breaker: `limits.endpoint_connections`, or what the cluster says of connections and of requests that wait.
+    #[error("too many connections, or requests that wait for one")]
     TooManyConnections,
 }
 

@@ -84,7 +84,7 @@ impl Endpoint {
 
 /// Counts one more request on it, unless as many run as its terms allow.
 pub(super) fn hold(endpoint: &Arc<Endpoint>) -> Option<Picked> {
-    let active = endpoint.state.health.start(endpoint.terms.endpoint_requests)?;
+    let active = endpoint.terms.start(&endpoint.state.health)?;
     Some(Picked { endpoint: Arc::clone(endpoint), active })
 }
 

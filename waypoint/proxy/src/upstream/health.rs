@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::terms::Taken;
+
 /// Longest ejection by the process' settings, in first ejections.
 const MAX_EJECTION_FACTOR: u32 = 10;
 
@@ -102,12 +104,12 @@ impl Health {
 
     /// Counts one more request or stream, unless `max` run already.
     pub(super) fn start(self: &Arc<Self>, max: usize) -> Option<Active> {
-        take(&self.active, max).then(|| Active(Arc::clone(self)))
+        take(&self.active, max).then(|| Active { health: Arc::clone(self), _within: None })
     }
 
     /// Counts one more connection, unless `max` are open already.
     pub(super) fn connect(self: &Arc<Self>, max: usize) -> Option<Slot> {
-        take(&self.connections, max).then(|| Slot(Arc::clone(self)))
+        take(&self.connections, max).then(|| Slot { health: Arc::clone(self), within: None })
     }
 
     /// Open connections.
@@ -185,22 +187,49 @@ pub(super) fn take(counter: &AtomicUsize, max: usize) -> bool {
 }
 
 /// One running request or stream; counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Active(Arc<Health>);
+pub(super) struct Active {
+    health: Arc<Health>,
+    _within: Option<Taken>,
+}
+
+impl Active {
+    /// Counted in its cluster, too.
+    pub(super) fn within(mut self, taken: Option<Taken>) -> Self {
+        self._within = taken;
+        self
+    }
+}
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.health.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// One open connection; counted until it is dropped.
-#[derive(Debug)]
-pub(super) struct Slot(Arc<Health>);
+pub(super) struct Slot {
+    health: Arc<Health>,
+    within: Option<Taken>,
+}
+
+impl Slot {
+    /// Counted in its cluster, too.
+    pub(super) fn within(mut self, taken: Option<Taken>) -> Self {
+        self.within = taken;
+        self
+    }
+
+    /// It may be used by another now: whoever waits in its cluster looks again.
+    pub(super) fn freed(&self) {
+        if let Some(taken) = &self.within {
+            taken.freed();
+        }
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.health.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

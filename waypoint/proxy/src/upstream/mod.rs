@@ -287,8 +287,8 @@ impl Upstreams {
         endpoint: &Endpoint,
         headers: HeaderMap,
     ) -> Result<(Transport, Slot), Failure> {
-        let full = || Failure::Connect(ConnectError::TooManyConnections);
-        let slot = endpoint.state.health.connect(endpoint.terms.endpoint_connections).ok_or_else(full)?;
+        let slot = endpoint.terms.connect(&endpoint.state.health).map_err(Failure::Connect)?;
+        let slot = slot.ok_or(Failure::Connect(ConnectError::TooManyConnections))?;
         let spoken = Spoken { host: &cluster.service().key.hostname, version: None };
         let opened = self.connections.dialer.open(endpoint, headers, spoken).await;
         Ok((opened.map_err(Failure::Connect)?, slot))

@@ -13,6 +13,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use spiffe_id::SpiffeId;
 use tokio::sync::Semaphore;
+use tokio::sync::futures::Notified;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -66,12 +67,15 @@ struct Line {
     resolved: Option<(Arc<Name>, SocketAddr)>,
     clock: Clock,
     busy: AtomicUsize,
+    /// Over its whole life, and how many may be.
+    requests: AtomicUsize,
+    max_requests: usize,
     last_used: AtomicU64,
     /// HTTP/2: streams that may be open, by our limit and the peer's.
     max_streams: AtomicUsize,
     /// Ends the driver at once, so that the peer sees a reset or a close.
     kill: CancellationToken,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl EndpointPool {
@@ -103,7 +107,7 @@ impl EndpointPool {
     /// An idle HTTP/1.1 connection that was made with our present identity.
     async fn idle_http1(&self, own: Option<&SpiffeId>, host: &str) -> Option<Http1> {
         loop {
-            let mut idle = self.http1().pop()?;
+            let mut idle = self.pop_http1(host)?;
             let usable = idle.line.fits(own, host) && !idle.sender.is_closed();
             if usable && (idle.sender.is_ready() || settles(&mut idle.sender).await) {
                 idle.line.take();
@@ -112,20 +116,33 @@ impl EndpointPool {
         }
     }
 
+    /// The one used last of those whose server was checked to be this host.
+    fn pop_http1(&self, host: &str) -> Option<Http1> {
+        let mut idle = self.http1();
+        let at = idle.iter().rposition(|connection| connection.line.is_for(host))?;
+        Some(idle.remove(at))
+    }
+
     /// An open HTTP/2 connection with room for one more stream.
     fn open_http2(&self, own: Option<&SpiffeId>, host: &str) -> Option<Http2> {
         let mut open = self.http2();
         open.retain(|connection| !connection.sender.is_closed());
         let fits = |it: &&Http2| it.line.fits(own, host) && it.line.has_room();
-        let found = open.iter().find(fits)?;
+        let at = open.iter().position(|it| fits(&it))?;
+        let found = open.get(at)?;
         found.line.take();
-        Some(Http2 { sender: found.sender.clone(), line: Arc::clone(&found.line) })
+        let found = Http2 { sender: found.sender.clone(), line: Arc::clone(&found.line) };
+        if found.line.is_used_up() {
+            open.remove(at);
+        }
+        Some(found)
     }
 
     fn keep_http1(&self, connection: Http1) {
         let mut idle = self.http1();
         // Asked under the lock, so that `close` cannot come in between.
-        let keeps = !self.closed.load(Ordering::SeqCst) && idle.len() < self.max_idle;
+        let has_room = idle.len() < self.max_idle && !connection.line.is_used_up();
+        let keeps = !self.closed.load(Ordering::SeqCst) && has_room;
         if keeps && !connection.sender.is_closed() {
             idle.push(connection);
         }
@@ -133,7 +150,7 @@ impl EndpointPool {
 
     fn keep_http2(&self, connection: &Http2) {
         let mut open = self.http2();
-        if !self.closed.load(Ordering::SeqCst) {
+        if !self.closed.load(Ordering::SeqCst) && !connection.line.is_used_up() {
             open.push(Http2 { sender: connection.sender.clone(), line: Arc::clone(&connection.line) });
         }
     }
@@ -161,12 +178,20 @@ impl Line {
     /// Whether it may carry a request of ours to this host: to whom it leads was checked when it was made.
     fn fits(&self, own: Option<&SpiffeId>, host: &str) -> bool {
         let leads = |(name, address): &(Arc<Name>, SocketAddr)| name.leads_to(*address);
-        self.own.as_ref() == own
-            && self.host.as_deref().is_none_or(|checked| checked == host)
-            && self.resolved.as_ref().is_none_or(leads)
+        self.own.as_ref() == own && self.is_for(host) && self.resolved.as_ref().is_none_or(leads)
+    }
+
+    fn is_for(&self, host: &str) -> bool {
+        self.host.as_deref().is_none_or(|checked| checked == host)
+    }
+
+    /// As many requests went over it as may.
+    fn is_used_up(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) >= self.max_requests
     }
 
     fn take(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -274,6 +299,7 @@ impl Lease {
         } else {
             self.line.release();
         }
+        self.line.slot.freed();
     }
 
     /// The connection was upgraded: it never comes back, and is counted as long as the lease is held.
@@ -288,7 +314,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         match self.sender.take() {
             Some(Sender::Http1(_)) => self.line.kill.cancel(),
-            Some(Sender::Http2(_)) => self.line.release(),
+            Some(Sender::Http2(_)) => {
+                self.line.release();
+                self.line.slot.freed();
+            }
             None => {}
         }
     }
@@ -375,8 +404,19 @@ impl Connections {
         if reuse && let Some(idle) = pool.idle_http1(own.as_ref(), host).await {
             return Ok(Lease::http1(idle, pool, true));
         }
-        let (transport, line) =
-            self.open(endpoint, own, Spoken { host, version: Some(Version::Http1) }).await?;
+        let _waiting = endpoint.terms.wait()?;
+        let slot = loop {
+            let freed = endpoint.terms.freed();
+            if let Some(slot) = endpoint.terms.connect(&endpoint.state.health)? {
+                break slot;
+            }
+            if let Some(idle) = pool.idle_http1(own.as_ref(), host).await {
+                return Ok(Lease::http1(idle, pool, true));
+            }
+            came_free(freed).await;
+        };
+        let spoken = Spoken { host, version: Some(Version::Http1) };
+        let (transport, line) = self.open(endpoint, own, slot, spoken).await?;
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
         self.drive(connection.with_upgrades(), &line, endpoint);
@@ -388,14 +428,22 @@ impl Connections {
         if reuse && let Some(open) = pool.open_http2(own.as_ref(), host) {
             return Ok(Lease::http2(open, pool, true));
         }
+        let _waiting = endpoint.terms.wait()?;
         // The semaphore is never closed.
         let _one_at_a_time = pool.dialing.acquire().await.ok();
-        // What another request opened meanwhile is new enough even where a kept one was not.
-        if let Some(open) = pool.open_http2(own.as_ref(), host) {
-            return Ok(Lease::http2(open, pool, true));
-        }
-        let (transport, line) =
-            self.open(endpoint, own.clone(), Spoken { host, version: Some(Version::Http2) }).await?;
+        let slot = loop {
+            let freed = endpoint.terms.freed();
+            // What another request opened meanwhile is new enough even where a kept one was not.
+            if let Some(open) = pool.open_http2(own.as_ref(), host) {
+                return Ok(Lease::http2(open, pool, true));
+            }
+            if let Some(slot) = endpoint.terms.connect(&endpoint.state.health)? {
+                break slot;
+            }
+            came_free(freed).await;
+        };
+        let spoken = Spoken { host, version: Some(Version::Http2) };
+        let (transport, line) = self.open(endpoint, own.clone(), slot, spoken).await?;
         let (sender, connection) =
             self.http2.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
         let (mut connection, watched, max) = (Box::pin(connection), Arc::clone(&line), self.max_streams);
@@ -416,13 +464,9 @@ impl Connections {
         &self,
         endpoint: &Endpoint,
         own: Option<SpiffeId>,
+        slot: Slot,
         spoken: Spoken<'_>,
     ) -> Result<(Transport, Arc<Line>), ConnectError> {
-        let slot = endpoint
-            .state
-            .health
-            .connect(endpoint.terms.endpoint_connections)
-            .ok_or(ConnectError::TooManyConnections)?;
         let transport = self.dialer.open(endpoint, HeaderMap::new(), spoken).await?;
         let takes_host = endpoint.terms.tls.as_ref().is_some_and(|tls| tls.takes_host());
         let max_streams = if spoken.version == Some(Version::Http2) { self.max_streams } else { 1 };
@@ -432,10 +476,12 @@ impl Connections {
             resolved: endpoint.state.name.clone().zip(transport.remote()),
             clock: self.clock,
             busy: AtomicUsize::new(1),
+            requests: AtomicUsize::new(1),
+            max_requests: endpoint.terms.requests_per_connection,
             last_used: AtomicU64::new(self.clock.now()),
             max_streams: AtomicUsize::new(max_streams),
             kill: CancellationToken::new(),
-            _slot: slot,
+            slot,
         };
         Ok((transport, Arc::new(line)))
     }
@@ -447,6 +493,14 @@ impl Connections {
         let task =
             drive(connection, Arc::clone(line), Arc::downgrade(&endpoint.state.pool), endpoint.terms.idle);
         hyper::rt::Executor::execute(&self.drivers, task);
+    }
+}
+
+/// Waits for a connection of the cluster. Only clusters with a bound let anybody wait.
+async fn came_free(freed: Option<Notified<'_>>) {
+    match freed {
+        Some(freed) => freed.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -113,6 +113,7 @@ impl Upstreams {
         let mut last: Option<UpstreamError> = None;
         let policy = pick.retries.as_deref();
         message.keeps = policy.is_some();
+        let mut retrying = None;
         loop {
             let picked = match self.pick(cluster, pick, &tried) {
                 Ok(picked) => picked,
@@ -126,7 +127,8 @@ impl Upstreams {
                 Ok(mut answered) => {
                     let pause = policy
                         .and_then(|policy| retry::after_answer(policy, tried.len(), &answered.response));
-                    if pause.is_none() || !message.takes_back(&mut answered.running.returned).await {
+                    let again = pause.is_some() && cluster.may_retry(&mut retrying);
+                    if !again || !message.takes_back(&mut answered.running.returned).await {
                         return Ok(received(answered, message, attempt_until, &endpoint, chosen));
                     }
                     tracing::debug!(endpoint = %endpoint.address(), status = %answered.response.status(), "trying again");
@@ -141,7 +143,8 @@ impl Upstreams {
                     let named = policy.and_then(|policy| retry::after_failure(policy, tried.len(), &failure));
                     let pause = if harmless { Some(Duration::ZERO) } else { named };
                     let error = failure.at(&endpoint);
-                    if pause.is_none() || !in_time || !message.is_whole() {
+                    let again = pause.is_some() && in_time && message.is_whole();
+                    if !again || !cluster.may_retry(&mut retrying) {
                         return Err(error);
                     }
                     tracing::debug!(endpoint = %endpoint.address(), %error, "trying again");

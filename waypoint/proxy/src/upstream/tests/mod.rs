@@ -3,6 +3,7 @@
 mod hbone;
 mod http1;
 mod http2;
+mod limits;
 mod mesh;
 mod named;
 mod retries;

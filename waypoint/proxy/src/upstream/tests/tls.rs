@@ -200,7 +200,7 @@ async fn without_a_server_name_each_host_has_connections_of_its_own() {
     for host in ["a.example", "a.example", "b.example", "a.example:80"] {
         client.fetch(asking(host)).await.unwrap();
     }
-    assert_eq!(*names.lock().unwrap(), ["a.example", "b.example", "a.example"]);
+    assert_eq!(*names.lock().unwrap(), ["a.example", "b.example"], "and uses them again");
     assert!(client.fetch(asking("c.example")).await.is_err(), "the certificate is of others");
 }
 
