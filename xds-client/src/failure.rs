@@ -155,7 +155,7 @@ impl Failure {
                 Self::Unreadable { address, why: message }
             }
             // An error with a cause was made on this side, by the transport.
-            (_, Some(cause)) => Self::Broken { address, why: innermost(cause) },
+            (_, Some(cause)) => Self::Broken { address, why: broken(cause) },
             (code, None) => Self::Refused { address, code, message },
         }
     }
@@ -223,6 +223,17 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).filter_map(|cause| cause.downcast_ref::<E>()).last()
+}
+
+/// How a connection broke. That the other end is gone shows in several ways, some of them wordy.
+fn broken(error: &(dyn Error + 'static)) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match find::<io::Error>(error).map(io::Error::kind) {
+        Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
+            "the other end is gone".to_owned()
+        }
+        _ => innermost(error),
+    }
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {

@@ -103,6 +103,10 @@ impl Server {
                 self.wanted = Some(if names.is_empty() { Names::All } else { Names::listed(subscribed) });
                 let known = request.initial_resource_versions.clone();
                 self.believed = known.into_iter().collect();
+                // A name that is asked for is told, whether it is there or not.
+                for name in names {
+                    self.believed.entry(name.clone()).or_default();
+                }
                 answer = true;
             }
             Some(Names::Listed(names)) => {
@@ -112,7 +116,6 @@ impl Server {
                 }
                 for new in subscribed {
                     answer = true;
-                    // A name that is asked for is told again, whether it is there or not.
                     self.believed.insert(new.clone(), String::new());
                     names.insert(new);
                 }

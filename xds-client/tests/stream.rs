@@ -65,6 +65,7 @@ async fn a_new_stream_begins_with_what_is_held() {
     stream.cut();
     let (why, _) = failure(&mut client).await;
     assert!(matches!(why, Failure::Broken { .. }), "{why:?}");
+    assert!(said(&why).contains("broke: the other end is gone; fix: "), "{}", said(&why));
 
     let mut call = meanwhile(&mut client, control_plane.call()).await;
     let request = meanwhile(&mut client, call.hear()).await;
