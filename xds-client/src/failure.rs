@@ -228,7 +228,8 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 /// How a connection broke. That the other end is gone shows in several ways, some of them wordy.
 fn broken(error: &(dyn Error + 'static)) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    match find::<io::Error>(error).map(io::Error::kind) {
+    let of_stream = find::<h2::Error>(error).and_then(h2::Error::get_io);
+    match of_stream.or_else(|| find::<io::Error>(error)).map(io::Error::kind) {
         Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
             "the other end is gone".to_owned()
         }
