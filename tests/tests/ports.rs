@@ -97,6 +97,7 @@ async fn prometheus_reads_the_metrics_and_finds_istios_names() -> Result<()> {
         "portcullis_tunnels",
         "portcullis_streams",
         "portcullis_upstream_connections",
+        "portcullis_upstream_ejected",
         "portcullis_mcp_sessions",
     ] {
         assert_eq!(samples(families, name).len(), 1, "{name}");

@@ -239,7 +239,8 @@ async fn send(
 ) -> Result<Response<Body>, Refused> {
     let version = upstream_version(destination.protocol, parts.version);
     let ends_session = parts.method == http::Method::DELETE;
-    let asks_upgrade = headers::is_websocket(&parts.headers) && version == Version::Http1;
+    let spoken = route.cluster.version(version, parts.version);
+    let asks_upgrade = headers::is_websocket(&parts.headers) && spoken == Version::Http1;
     if judged.screening != Screening::None {
         screen::ask_for_identity(&mut parts.headers);
     }

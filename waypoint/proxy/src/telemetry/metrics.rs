@@ -100,6 +100,7 @@ pub(super) struct Metrics {
     pub(super) tunnels: Gauge,
     pub(super) streams: Gauge,
     pub(super) upstream_connections: Gauge,
+    pub(super) upstream_ejected: Gauge,
     pub(super) generation: Gauge,
     pub(super) config_errors: Gauge,
     xds_connected: Family<Word, Gauge>,
@@ -208,6 +209,11 @@ impl Metrics {
                 &mut r,
                 "portcullis_upstream_connections",
                 "Connections to endpoints now open",
+            ),
+            upstream_ejected: registered(
+                &mut r,
+                "portcullis_upstream_ejected",
+                "Endpoints now left out because they failed too often",
             ),
             generation: registered(&mut r, "portcullis_config_generation", "Snapshot that serves"),
             config_errors: registered(

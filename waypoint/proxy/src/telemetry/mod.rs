@@ -145,6 +145,11 @@ impl Telemetry {
         self.0.metrics.upstream_connections.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Endpoints that are ejected now.
+    pub fn upstream_ejected(&self, count: usize) {
+        self.0.metrics.upstream_ejected.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Names that servers really listed; other names count as `other`.
     pub fn listed(&self, service: &Arc<Service>, names: &[String]) {
         self.0.names.listed(&service.key, names);

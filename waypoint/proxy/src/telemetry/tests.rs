@@ -452,6 +452,7 @@ fn gauges_follow_their_guards_and_every_metric_has_help() {
     telemetry.certificate(SystemTime::UNIX_EPOCH + Duration::from_secs(99));
     telemetry.sessions(3);
     telemetry.upstream_connections(4);
+    telemetry.upstream_ejected(1);
     telemetry.handshake_failed("expired");
     telemetry.refused("no_route");
     telemetry.limit_hit("connections");
@@ -464,6 +465,7 @@ fn gauges_follow_their_guards_and_every_metric_has_help() {
         "portcullis_certificate_not_after_seconds 99",
         "portcullis_mcp_sessions 3",
         "portcullis_upstream_connections 4",
+        "portcullis_upstream_ejected 1",
         r#"portcullis_handshake_failures_total{reason="expired"} 1"#,
         r#"portcullis_refusals_total{reason="no_route"} 1"#,
         r#"portcullis_limit_hits_total{limit="connections"} 1"#,

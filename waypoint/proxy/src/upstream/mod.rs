@@ -340,6 +340,13 @@ impl Upstreams {
         plain.map(|state| state.health.connections()).sum::<usize>() + self.connections.dialer.connections()
     }
 
+    /// Endpoints that are ejected now.
+    #[must_use]
+    pub fn ejected(&self) -> usize {
+        let now = self.clock.now();
+        self.states().values().filter(|state| state.health.is_ejected(now)).count()
+    }
+
     fn pick(&self, cluster: &Cluster, pick: &Pick, tried: &[Arc<Endpoint>]) -> Result<Picked, UpstreamError> {
         cluster.pick(pick, tried, self.clock.now())
     }

@@ -133,6 +133,7 @@ fn ready(admin: &Admin, _: &Method, _: &Uri) -> Reply {
 
 fn stats(admin: &Admin, _: &Method, _: &Uri) -> Reply {
     admin.telemetry.upstream_connections(admin.upstreams.connections());
+    admin.telemetry.upstream_ejected(admin.upstreams.ejected());
     admin.telemetry.sessions(admin.proxy.sessions());
     if let Some(connection) = &admin.readiness.control_plane {
         let connection = connection.borrow();

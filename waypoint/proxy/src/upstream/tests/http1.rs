@@ -325,6 +325,7 @@ async fn a_response_that_breaks_off_counts_against_its_endpoint() {
     assert!(!client.has_ejected());
     assert!(soon(response.into_body().collect()).await.is_err(), "a cut response must not look whole");
     assert!(client.has_ejected());
+    assert_eq!(client.upstreams.ejected(), 1);
 }
 
 #[tokio::test]
