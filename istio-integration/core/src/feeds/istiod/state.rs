@@ -17,6 +17,7 @@ use xds_client::Resource;
 use super::apply::{Emitted, Finding, Severity};
 use super::fronted::Fronted;
 use super::held::{HeldResources, Version};
+use super::listener::concerns_all;
 use super::upstreams::Upstreams;
 use super::{
     Index, Kind, Listeners, Own, Refused, Translated, TranslatedCluster, TranslatedEndpoints, cluster,
@@ -217,10 +218,12 @@ impl State {
             Ok(decoded) => decoded,
             Err(error) => return Said::refuse(name, &error),
         };
-        if !decoded.findings.is_empty() {
+        // A finding in a chain is charged to it. Another concerns the whole listener: the last good one stays, and where
+        // there is none the translator sees to it that nothing is served.
+        if decoded.findings.iter().any(concerns_all) && self.listeners.contains_key(name) {
             return Said { refused: unknown(name, &decoded.findings), ..Said::default() };
         }
-        let translated = self.translator.translate(&decoded.message);
+        let translated = self.translator.translate(&decoded);
         let chain_faults = translated.ports.iter().filter_map(|port| {
             let why = port.chain.unusable.clone()?;
             Some(Refused { path: format!("{}:{}", port.hostname, port.port), why })

@@ -61,8 +61,49 @@ pub struct Refused {
     pub why: String,
 }
 
+impl Refused {
+    /// Something that has no place in a path yet; [`Refused::at`] and [`At`] add it from the inside out.
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self { path: String::new(), why: why.into() }
+    }
+
+    /// The same, seen from one step further out.
+    #[must_use]
+    pub(crate) fn at(mut self, step: impl fmt::Display) -> Self {
+        self.path = match self.path.as_str() {
+            "" => step.to_string(),
+            inner if inner.starts_with('[') => format!("{step}{inner}"),
+            inner => format!("{step}.{inner}"),
+        };
+        self
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.why)
+    }
+}
+
+/// Adds where a refusal happened.
+pub(crate) trait At<T> {
+    /// See [`Refused::at`].
+    fn at(self, step: impl fmt::Display) -> Result<T, Refused>;
+}
+
+impl<T> At<T> for Result<T, Refused> {
+    fn at(self, step: impl fmt::Display) -> Self {
+        self.map_err(|refused| refused.at(step))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_the_way_to_it() {
+        let refused = Refused::new("is not known").at("[0]").at("rules").at("main_internal");
+        assert_eq!(refused.to_string(), "main_internal.rules[0]: is not known");
     }
 }
