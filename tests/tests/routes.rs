@@ -5,7 +5,7 @@
 use anyhow::Result;
 use http::{Request, StatusCode};
 use portcullis_tests::application::Application;
-use portcullis_tests::http::{Client, Reply, empty};
+use portcullis_tests::http::{Client, Reply, empty, full};
 use portcullis_tests::manifests::Port;
 use portcullis_tests::mesh::{Mesh, Pod, Setup};
 use portcullis_tests::single::HTTP;
@@ -244,5 +244,119 @@ async fn a_filter_that_is_not_supported_makes_its_route_refuse() -> Result<()> {
         .iter()
         .any(|finding| finding["severity"] == "error" && finding["kind"] == json!("HTTPRoute"));
     assert!(told, "{findings:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn regular_expressions_select_by_path_header_and_parameter() -> Result<()> {
+    let routed = Routed::start(
+        "- matches:
+  - path: {type: RegularExpression, value: '/v[0-9]+/items'}
+    headers: [{type: RegularExpression, name: x-tenant, value: 'a.*'}]
+    queryParams: [{type: RegularExpression, name: kind, value: 'x|z'}]
+  backendRefs: [{name: canary, port: 8080}]
+- matches: [{path: {type: RegularExpression, value: '.*'}}]
+  backendRefs: [{name: app, port: 8080}]",
+    )
+    .await?;
+    let rows = [
+        ("/v12/items?kind=z", "acme", "canary"),
+        ("/v12/items?kind=w", "acme", "app"),
+        ("/v12/items/1?kind=z", "acme", "app"),
+        ("/v12/items?kind=z", "beta", "app"),
+    ];
+    for (path, tenant, want) in rows {
+        let text = routed.get(path, &[("x-tenant", tenant)]).await?.text();
+        assert!(text.starts_with(want), "{path} {tenant}: {text}");
+    }
+    Ok(())
+}
+
+/// A Service whose server answers 503 so often, and then 200.
+async fn unwell(times: usize, rules: &str) -> Result<(Mesh, Client, Upstream, Pod)> {
+    let mut setup = Setup::new()?;
+    let pod = setup.pod("app", true).await?;
+    setup.service("app", &[Port::new("web", HTTP).speaking("http")])?;
+    setup.manifests.write("route", &[route(rules)])?;
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    let app = Upstream::start(pod.port(HTTP), move |_| {
+        let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let status = if number < times { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        upstream::text(status, "answer".to_owned())
+    })
+    .await?;
+    let mesh = setup.start().await?;
+    let client = Client::http1(mesh.peer("agents", "bot")?.connect("10.96.0.1:8080").await?).await?;
+    Ok((mesh, client, app, pod))
+}
+
+#[tokio::test]
+async fn a_status_that_the_route_names_is_tried_again() -> Result<()> {
+    let retry =
+        "- backendRefs: [{name: app, port: 8080}]\n  retry: {codes: [503], attempts: 2, backoff: 1ms}";
+    let (_mesh, client, app, _pod) = unwell(2, retry).await?;
+    let request = Request::post("/").header("host", "app").header("x-envoy-max-retries", "0");
+    assert_eq!(client.send(request.body(full("order"))?).await?.status, StatusCode::OK);
+    let seen = app.seen();
+    assert_eq!(seen.iter().map(|seen| &*seen.body).collect::<Vec<_>>(), [b"order"; 3]);
+    assert!(seen.iter().all(|seen| !seen.headers.contains_key("x-envoy-max-retries")));
+    Ok(())
+}
+
+/// The tool may have run: a 503 says nothing of it.
+#[tokio::test]
+async fn an_agents_call_is_sent_once_whatever_the_route_says() -> Result<()> {
+    let retry =
+        "- backendRefs: [{name: app, port: 8080}]\n  retry: {codes: [503], attempts: 2, backoff: 1ms}";
+    let (_mesh, client, app, _pod) = unwell(2, retry).await?;
+    let request = Request::post("/mcp").header("host", "app");
+    let request = request.header("accept", "application/json, text/event-stream").body(empty())?;
+    assert_eq!(client.send(request).await?.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(app.seen().len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mirror_sees_a_copy_and_an_agents_call_is_never_mirrored() -> Result<()> {
+    let routed = Routed::start(
+        "- filters: [{type: RequestMirror, requestMirror: {backendRef: {name: canary, port: 8080}}}]
+  backendRefs: [{name: app, port: 8080}]",
+    )
+    .await?;
+    assert!(routed.get("/a?b", &[]).await?.text().starts_with("app /a?b"));
+    let copy = wait::until("the copy arrives", || routed.canary.seen().first().cloned()).await?;
+    assert_eq!(
+        (copy.uri.to_string().as_str(), &copy.headers["host"]),
+        ("/a?b", &"app.example-shadow".parse()?)
+    );
+    let refused = routed.get("/mcp", &[("mcp-protocol-version", "2025-06-18")]).await?;
+    assert_eq!(refused.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!((routed.app.seen().len(), routed.canary.seen().len()), (1, 1));
+    let line = routed.mesh.portcullis.logged("the call", |line| line["path"] == "/mcp").await?;
+    assert!(line.to_string().contains("twice"), "{line}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_here_and_other_answers_are_shared() -> Result<()> {
+    let routed = Routed::start(
+        "- filters: [{type: CORS, cors: {allowOrigins: ['https://a.example'], allowMethods: [GET, PUT], maxAge: 60}}]
+  backendRefs: [{name: app, port: 8080}]",
+    )
+    .await?;
+    let preflight = |origin: &'static str| {
+        let request = Request::options("/x").header("host", "app.example").header("origin", origin);
+        request.header("access-control-request-method", "PUT").body(empty())
+    };
+    let allowed = routed.client.send(preflight("https://a.example")?).await?;
+    assert_eq!(allowed.status, StatusCode::OK);
+    assert_eq!(allowed.headers["access-control-allow-origin"], "https://a.example");
+    assert_eq!(allowed.headers["access-control-allow-methods"], "GET,PUT");
+    assert_eq!(allowed.headers["access-control-max-age"], "60");
+    let other = routed.client.send(preflight("https://b.example")?).await?;
+    assert_eq!((other.status, other.headers.get("access-control-allow-origin")), (StatusCode::OK, None));
+    routed.app.saw_nothing();
+    let shared = routed.get("/x", &[("origin", "https://a.example")]).await?;
+    assert_eq!(shared.headers["access-control-allow-origin"], "https://a.example");
     Ok(())
 }
