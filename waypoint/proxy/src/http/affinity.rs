@@ -87,7 +87,8 @@ mod tests {
         let request = http::Request::get("/");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let target = Target { authority: "h".into(), path: "/".into(), query: Some("q=1&r=&q=2".into()) };
+        let target =
+            Target { authority: "h".into(), path: "/".into(), query: Some("q=1&r=&q=2".into()), token: None };
         of(keys, &parts, &target, "10.0.0.7".parse().unwrap())
     }
 
