@@ -31,7 +31,8 @@ impl Issuer {
     /// A token of these claims; `iss` is put in.
     pub fn token(&self, claims: &Value) -> Result<String> {
         let mut claims = claims.clone();
-        claims["iss"] = self.name.as_str().into();
+        let members = claims.as_object_mut().context("claims are an object")?;
+        members.insert("iss".to_owned(), self.name.as_str().into());
         self.sign(&json!({"alg": "EdDSA", "kid": "1", "typ": "JWT"}), &claims)
     }
 

@@ -66,9 +66,9 @@ impl Signer {
     fn jwk(&self) -> Value {
         let mut jwk = match &self.key {
             Key::Rsa(pair, _) => {
-                let key = pair.public_key();
-                json!({"kty": "RSA", "n": b64(key.modulus().big_endian_without_leading_zero()),
-                       "e": b64(key.exponent().big_endian_without_leading_zero())})
+                // RSAPublicKey (RFC 8017 §A.1.1) of 2048 bits: nine bytes, the modulus, two bytes, the exponent.
+                let der = pair.public_key().as_ref();
+                json!({"kty": "RSA", "n": b64(&der[9..265]), "e": b64(&der[267..])})
             }
             Key::Ec(pair, curve) => {
                 let point = &pair.public_key().as_ref()[1..];
