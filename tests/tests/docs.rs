@@ -180,3 +180,84 @@ async fn the_operations_page_names_every_metric() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Pages for people: those of the root, and all of these folders.
+fn pages() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = ["docs", "deploy", "examples"].map(|name| root().join(name)).into();
+    let entries = |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries(&root()).filter(|path| path.is_file()).collect();
+    while let Some(folder) = folders.pop() {
+        let (inner, here): (Vec<_>, Vec<_>) = entries(&folder).partition(|path| path.is_dir());
+        folders.extend(inner);
+        files.extend(here);
+    }
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "md"));
+    files
+}
+
+/// Where the links of a page lead, those to other places left out.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://") && !target.contains(' ')).collect()
+}
+
+/// What a heading is called in links.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+fn has_anchor(page: &Path, wanted: &str) -> bool {
+    let text = fs::read_to_string(page).unwrap();
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).any(|found| found == wanted)
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_its_heading() {
+    let mut followed = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in links(&text) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            assert!(
+                heading.is_empty() || has_anchor(&target, heading),
+                "{}: no heading {link}",
+                page.display()
+            );
+            followed += 1;
+        }
+    }
+    assert!(followed >= 40, "the pages hold only {followed} links");
+}
+
+#[test]
+fn every_manifest_that_a_page_applies_is_there() {
+    let mut applied = 0;
+    for page in pages() {
+        for block in blocks(&fs::read_to_string(&page).unwrap()) {
+            let files = block
+                .text
+                .split_whitespace()
+                .filter(|word| ["deploy/", "examples/"].iter().any(|folder| word.starts_with(folder)));
+            for file in files {
+                assert!(root().join(file).exists(), "{}:{}: {file}", page.display(), block.line);
+                applied += 1;
+            }
+        }
+    }
+    assert!(applied >= 10, "the pages apply only {applied} manifests");
+}
+
+#[test]
+fn the_list_of_what_is_in_deploy_is_whole() {
+    let page = fs::read_to_string(root().join("deploy/README.md")).unwrap();
+    for folder in ["istio", "helm", "image"] {
+        for entry in fs::read_dir(root().join("deploy").join(folder)).unwrap().map(Result::unwrap) {
+            let name = format!("({folder}/{})", entry.file_name().to_string_lossy());
+            assert!(page.contains(&name), "deploy/README.md does not name {name}");
+        }
+    }
+}

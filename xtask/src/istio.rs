@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Programs of the control plane, and the packages that they are built from. `tests/istio/controlplane` pins them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("etcd", "go.etcd.io/etcd/server/v3"),
     ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
     ("pilot-discovery", "istio.io/istio/pilot/cmd/pilot-discovery"),
     ("istioctl", "istio.io/istio/istioctl/cmd/istioctl"),
+    ("helm", "helm.sh/helm/v4/cmd/helm"),
     ("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
     ("echo-client", "istio.io/istio/pkg/test/echo/cmd/client"),
     ("echo-server", "istio.io/istio/pkg/test/echo/cmd/server"),

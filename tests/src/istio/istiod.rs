@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 /// Port of plain HTTP, with readiness and debugging.
-const HTTP_PORT: u16 = 8080;
+pub(super) const HTTP_PORT: u16 = 8080;
 
 /// What differs from the istiod of the chart.
 #[derive(Clone, Debug, Default)]

@@ -3,12 +3,14 @@
 use super::api::Api;
 use super::certificate::{self, Identity};
 use super::command;
-use super::istiod::{Istiod, Settings};
+use super::istiod::{self, Istiod, Settings};
 use super::objects::{self, at, list, text};
 use super::pod::{Pod, PodSpec};
 use super::state::{HUB, State};
+use crate::http::{Client, empty};
 use crate::wait;
 use anyhow::{Context, Result};
+use http::Request;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,6 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// Port of istiod for xDS and certificates, over TLS.
 pub(super) const ISTIOD_PORT: u16 = 15012;
@@ -70,6 +73,11 @@ impl Lab {
         self.program("istioctl", args, "").await
     }
 
+    /// Runs helm to its end and returns what it printed.
+    pub async fn helm(&self, args: &[impl AsRef<OsStr>]) -> Result<String> {
+        self.program("helm", args, "").await
+    }
+
     async fn program(&self, name: &str, args: &[impl AsRef<OsStr>], input: &str) -> Result<String> {
         let mut call = Command::new(self.state.program(name)?);
         call.args(args).env("KUBECONFIG", &self.state.kubeconfig);
@@ -94,6 +102,15 @@ impl Lab {
     /// What the lab's istiod has logged.
     pub fn istiod_log(&self) -> Result<String> {
         Ok(std::fs::read_to_string(self.state.folder.join("istiod.log"))?)
+    }
+
+    /// What the lab's istiod tells every ztunnel: `workloads`, `services` and `policies` of the mesh, as its
+    /// `/debug/ambientz` shows them. Addresses are base64 of their text.
+    pub async fn told_to_ztunnels(&self) -> Result<Value> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, istiod::HTTP_PORT));
+        let client = Client::http1(TcpStream::connect(address).await?).await?;
+        let request = Request::get("/debug/ambientz").header("host", address.to_string());
+        client.send(request.body(empty())?).await?.json()
     }
 
     /// One more istiod, which the test may kill and restart; see [`Istiod`].

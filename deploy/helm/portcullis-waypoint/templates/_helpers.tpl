@@ -11,3 +11,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 gateway.networking.k8s.io/gateway-name: {{ .Release.Name | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
+
+{{- define "portcullis.sessionKeys" -}}
+{{- $files := list -}}
+{{- range .Values.sessionKeys.names -}}
+{{- $files = append $files (printf "/var/run/secrets/portcullis/sessions/%s" .) -}}
+{{- end -}}
+{{- join "," $files -}}
+{{- end }}
