@@ -90,12 +90,17 @@ impl StreamContext {
         Attributes { source: self.peer.source(), destination: self.destination(port), http: None }
     }
 
+    /// The address that the tunnel names.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        match &self.target {
+            Target::Addr(address) => Some(*address),
+            Target::Host { .. } => None,
+        }
+    }
+
     /// The destination as the policies see it.
     pub(crate) fn destination(&self, port: u16) -> Destination<'_> {
-        let ip = match &self.target {
-            Target::Addr(address) => Some(address.ip()),
-            Target::Host { .. } => None,
-        };
+        let ip = self.local().map(|address| address.ip());
         Destination { ip, port, sni: self.server_name.as_deref() }
     }
 

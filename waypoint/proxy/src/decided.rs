@@ -3,12 +3,12 @@
 use waypoint_policy::{Denial, DenyReason, Permit, RuleName, Shadow};
 
 use crate::refusal::Refusal;
-use crate::telemetry::Decision;
+use crate::telemetry::{Decision, DryRun};
 
 /// Splits a policy's answer into what is recorded and what happens.
 pub(crate) fn decided(
     answer: Result<Permit, Denial>,
-    dry_run: &mut Option<String>,
+    dry_run: &mut Option<DryRun>,
     audited: &mut Vec<RuleName>,
 ) -> (Decision, Result<Permit, Refusal>) {
     match answer {
@@ -34,13 +34,8 @@ pub(crate) fn denied(denial: &Denial) -> Decision {
     Decision::Denied { detail: denial.reason.detail(), rule }
 }
 
-/// What the dry-run policies would have done, in a word and by name; `None` where there are none.
-fn shadow(shadow: &Shadow) -> Option<String> {
-    let rule = shadow.denied_by.as_ref().or(shadow.allowed_by.as_ref());
-    match (shadow.would_deny, rule) {
-        (false, None) => None,
-        (true, None) => Some("deny[none]".to_owned()),
-        (true, Some(rule)) => Some(format!("deny[{rule}]")),
-        (false, Some(rule)) => Some(format!("allow[{rule}]")),
-    }
+/// What the dry-run policies would have done; `None` where there are none.
+fn shadow(shadow: &Shadow) -> Option<DryRun> {
+    let rule = shadow.denied_by.as_ref().or(shadow.allowed_by.as_ref()).cloned();
+    (shadow.would_deny || rule.is_some()).then_some(DryRun { denied: shadow.would_deny, rule })
 }

@@ -15,7 +15,7 @@ use crate::detect;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
 use crate::socket::ResetOnDrop;
-use crate::telemetry::StreamRecord;
+use crate::telemetry::{Plan, StreamRecord};
 use crate::upstream::{Chosen, Transport};
 
 /// A stream of a port that is declared opaque: its client is answered only when the upstream is connected, so a refusal and
@@ -266,6 +266,8 @@ async fn no_longer_allowed(destination: &Destination, cx: &StreamContext) {
 /// The record of one stream; written when it ends, also when its task is dropped.
 struct StreamLog {
     record: StreamRecord,
+    /// The settings of the port; `None`: those of the process.
+    plan: Option<Arc<Plan>>,
     cx: StreamContext,
     written: bool,
 }
@@ -278,7 +280,9 @@ impl StreamLog {
         record.port = destination.port;
         record.authority = cx.target.to_string();
         record.generation = snapshot.map_or(0, |snapshot| snapshot.generation());
-        Self { record, cx: cx.clone(), written: false }
+        record.local = cx.local();
+        record.server_name.clone_from(&cx.server_name);
+        Self { record, plan: destination.telemetry.clone(), cx: cx.clone(), written: false }
     }
 
     fn decided(&mut self, decision: Result<Permit, waypoint_policy::Denial>) -> Result<Permit, Refusal> {
@@ -290,7 +294,7 @@ impl StreamLog {
 
     fn opened(&mut self) {
         self.record.status = 200;
-        self.cx.shared.telemetry.stream_opened(&self.record);
+        self.cx.shared.telemetry.stream_opened(&self.record, self.plan.as_ref());
     }
 
     fn refused(mut self, refusal: &Refusal, status: u16) {
@@ -314,7 +318,7 @@ impl StreamLog {
 
     fn write(&mut self) {
         if !std::mem::replace(&mut self.written, true) {
-            self.cx.shared.telemetry.finish_stream(self.record.take());
+            self.cx.shared.telemetry.finish_stream(self.record.take(), self.plan.as_ref());
         }
     }
 }

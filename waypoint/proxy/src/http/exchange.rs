@@ -25,7 +25,7 @@ use crate::context::StreamContext;
 use crate::refusal::Refusal;
 use crate::routing::values::Facts;
 use crate::snapshot::{Destination, Snapshot};
-use crate::telemetry::{Decision, McpRecord, RequestRecord, Telemetry};
+use crate::telemetry::{Decision, McpRecord, Plan, RequestRecord, Telemetry};
 use crate::upstream::Chosen;
 
 /// Bytes of a passing body that are looked at to name what it asks for.
@@ -37,6 +37,8 @@ pub(crate) struct ExchangeLog(Box<Entry>);
 struct Entry {
     record: RequestRecord,
     telemetry: Telemetry,
+    /// The settings of the port; `None`: those of the process.
+    plan: Option<Arc<Plan>>,
     seen: Arc<Passing>,
     upgrade: Option<Upgrade>,
     written: bool,
@@ -72,6 +74,7 @@ impl ExchangeLog {
     pub(crate) fn begin(cx: &StreamContext, request: &Request<Incoming>) -> Self {
         let headers = request.headers();
         let mut record = RequestRecord::begin(cx.source_record(cx.shared.config.load().as_deref()));
+        record.local = cx.local();
         record.method = request.method().clone();
         record.path = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
         record.protocol = protocol_name(request.version());
@@ -82,6 +85,7 @@ impl ExchangeLog {
         Self(Box::new(Entry {
             record,
             telemetry,
+            plan: None,
             seen,
             upgrade: None,
             written: false,
@@ -130,11 +134,17 @@ impl ExchangeLog {
         record.service = Some(Arc::clone(&destination.service));
         record.port = destination.port;
         record.generation = snapshot.generation();
+        self.0.plan.clone_from(&destination.telemetry);
     }
 
-    pub(crate) fn named(&mut self, target: &Target, request_id: String) {
-        self.0.record.authority.clone_from(&target.authority);
-        self.0.record.request_id = Some(request_id);
+    /// The head is clean.
+    pub(crate) fn named(&mut self, target: &Target, request_id: String, headers: &HeaderMap) {
+        let entry = &mut *self.0;
+        entry.record.authority.clone_from(&target.authority);
+        entry.record.request_id = Some(request_id);
+        if let Some(plan) = &entry.plan {
+            plan.keep_request(headers, &mut entry.record.headers);
+        }
     }
 
     pub(crate) fn routed(&mut self, name: &Arc<str>) {
@@ -244,7 +254,11 @@ impl ExchangeLog {
 
     /// The answer, with the record written when its body has gone.
     pub(crate) fn answered(mut self, response: Response<Body>) -> Response<Body> {
-        let record = &mut self.0.record;
+        let entry = &mut *self.0;
+        let record = &mut entry.record;
+        if let Some(plan) = &entry.plan {
+            plan.keep_response(response.headers(), &mut record.headers);
+        }
         record.status = response.status().as_u16();
         record.grpc_status = record.grpc_status.or_else(|| grpc_status(response.headers()));
         if record.detail.is_empty() {
@@ -291,7 +305,7 @@ impl ExchangeLog {
             mcp.hidden = seen.hidden.load(Ordering::Relaxed);
             mcp.list_entries = seen.kept.load(Ordering::Relaxed);
         }
-        entry.telemetry.finish_request(record.take());
+        entry.telemetry.finish_request(record.take(), entry.plan.as_ref());
     }
 }
 

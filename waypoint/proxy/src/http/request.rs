@@ -112,7 +112,7 @@ async fn forward(
     log.destined(&snapshot, destination);
     let (mut parts, body) = request.into_parts();
     let upgrading = parts.extensions.remove::<OnUpgrade>();
-    let mut target = clean(cx, &mut parts, snapshot.mesh().path_normalization, log)?;
+    let mut target = clean(cx, destination, &mut parts, snapshot.mesh().path_normalization, log)?;
     authenticate(destination, &mut parts, &mut target).await?;
     let mut judged = match destination.policy.reads() {
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
@@ -186,14 +186,15 @@ fn prepare(
 /// Makes the head unambiguous, and takes out what only we may say.
 fn clean(
     cx: &StreamContext,
+    destination: &Destination,
     parts: &mut Parts,
     how: PathNormalization,
     log: &mut ExchangeLog,
 ) -> Result<Target, Refusal> {
     let target = headers::prepare(parts, how).map_err(Refusal::BadRequest)?;
-    headers::identify(&mut parts.headers, &cx.peer, cx.shared.settings.xfcc);
+    headers::identify(&mut parts.headers, &cx.peer, destination.tells_identity(cx.shared.settings.xfcc));
     let id = headers::request_id(&mut parts.headers);
-    log.named(&target, id);
+    log.named(&target, id, &parts.headers);
     Ok(target)
 }
 

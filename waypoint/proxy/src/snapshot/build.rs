@@ -12,6 +12,7 @@ use waypoint_policy::PolicySet;
 use super::{Destination, Snapshot};
 use crate::jwt::{Authentication, Cache, Fetched, Source};
 use crate::routing::table::RouteTable;
+use crate::telemetry::{Plans, PlansBuilding};
 use crate::upstream::{Cluster, Upstreams};
 
 /// Compiles a mesh. Policies of `previous` that are the same objects are not compiled again, so cost follows the change;
@@ -19,10 +20,12 @@ use crate::upstream::{Cluster, Upstreams};
 pub(super) fn build(
     mesh: &Arc<MeshConfig>,
     upstreams: &Arc<Upstreams>,
+    plans: &mut Plans,
     previous: Option<&Snapshot>,
     generation: u64,
 ) -> (Snapshot, Vec<Arc<Cluster>>) {
     let mut clusters = Clusters { mesh, upstreams, made: HashMap::new(), named: HashMap::new() };
+    let mut plans = plans.building();
     let mut tokens = Tokens::after(previous);
     let mut snapshot = Snapshot {
         generation,
@@ -33,7 +36,7 @@ pub(super) fn build(
         verified: tokens.verified.clone(),
     };
     for service in mesh.services.values().filter(|service| service.fronted) {
-        let ports = destinations(mesh, service, &mut clusters, &mut tokens, previous, generation);
+        let ports = destinations(mesh, service, &mut clusters, &mut tokens, &mut plans, previous, generation);
         for vip in &service.vips {
             snapshot.by_address.insert(vip.to_canonical(), ports.clone());
         }
@@ -44,6 +47,7 @@ pub(super) fn build(
         }
     }
     snapshot.fetched = tokens.in_use();
+    plans.finish();
     (snapshot, clusters.made.into_values().chain(clusters.named.into_values()).collect())
 }
 
@@ -151,6 +155,7 @@ fn destinations(
     service: &Arc<Service>,
     clusters: &mut Clusters<'_>,
     tokens: &mut Tokens<'_>,
+    plans: &mut PlansBuilding<'_>,
     previous: Option<&Snapshot>,
     generation: u64,
 ) -> HashMap<u16, Arc<Destination>> {
@@ -170,6 +175,7 @@ fn destinations(
             jwt: tokens.compile(service, *number, port),
             routes,
             cluster,
+            telemetry: port.chain.telemetry.as_ref().map(|settings| plans.plan(settings)),
         };
         ports.insert(*number, Arc::new(destination));
     }

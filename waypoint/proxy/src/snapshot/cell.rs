@@ -1,12 +1,13 @@
 //! The one place where the newest snapshot stands.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use waypoint_model::MeshConfig;
 
 use super::{Snapshot, build::build};
+use crate::telemetry::Plans;
 use crate::upstream::Upstreams;
 
 /// Holds the newest snapshot; a request loads it once. Cheap to clone.
@@ -17,13 +18,16 @@ struct Inner {
     upstreams: Arc<Upstreams>,
     newest: ArcSwapOption<Snapshot>,
     generation: watch::Sender<u64>,
+    /// Only the config task locks it.
+    plans: Mutex<Plans>,
 }
 
 impl ConfigCell {
     /// A cell without a snapshot: nothing is served until the first [`ConfigCell::apply`].
     #[must_use]
     pub fn new(upstreams: Arc<Upstreams>) -> Self {
-        Self(Arc::new(Inner { upstreams, newest: ArcSwapOption::empty(), generation: watch::Sender::new(0) }))
+        let (newest, generation) = (ArcSwapOption::empty(), watch::Sender::new(0));
+        Self(Arc::new(Inner { upstreams, newest, generation, plans: Mutex::default() }))
     }
 
     /// The newest snapshot; `None` before the first.
@@ -37,7 +41,9 @@ impl ConfigCell {
         let inner = &self.0;
         let generation = *inner.generation.borrow() + 1;
         let previous = inner.newest.load_full();
-        let (snapshot, clusters) = build(mesh, &inner.upstreams, previous.as_deref(), generation);
+        // A poisoned lock holds plans that are whole: each is stored when it is made.
+        let mut plans = inner.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let (snapshot, clusters) = build(mesh, &inner.upstreams, &mut plans, previous.as_deref(), generation);
         inner.newest.store(Some(Arc::new(snapshot)));
         inner.upstreams.retain(&clusters);
         inner.generation.send_replace(generation);
@@ -262,6 +268,30 @@ mod tests {
             let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
             assert_eq!(destination.cluster.port(), port);
             assert_eq!(destination.cluster.is_missing(), port == 80);
+        }
+    }
+
+    /// `ambient.istio.io/xfcc-include-client-identity`: of one port, or of the process.
+    #[tokio::test]
+    async fn a_port_tells_who_called_where_its_settings_or_the_process_say_so() {
+        let cell = cell();
+        for (told, process, want) in [
+            (None, false, false),
+            (None, true, true),
+            (Some(false), false, false),
+            (Some(true), false, true),
+            (Some(false), true, true),
+        ] {
+            let mut x = service("x", true, Vec::new(), Vec::new());
+            x.ports.get_mut(&80).unwrap().chain.telemetry = told.map(|client_identity_header| {
+                Arc::new(waypoint_model::TelemetrySettings { client_identity_header, ..Default::default() })
+            });
+            let services = [(x.key.clone(), Arc::new(x))].into();
+            cell.apply(&Arc::new(MeshConfig { services, ..MeshConfig::default() }));
+            let snapshot = cell.load().unwrap();
+            let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
+            assert_eq!(destination.tells_identity(process), want, "{told:?} {process}");
+            assert_eq!(destination.telemetry.is_some(), told.is_some());
         }
     }
 }

@@ -11,6 +11,7 @@ use waypoint_policy::PolicySet;
 use crate::jwt::{Authentication, Cache, Fetched};
 use crate::refusal::Refusal;
 use crate::routing::table::RouteTable;
+use crate::telemetry::Plan;
 use crate::upstream::Cluster;
 
 /// What one request or stream sees of the mesh, from first to last.
@@ -47,6 +48,15 @@ pub struct Destination {
     pub routes: RouteTable,
     /// The service's own endpoints.
     pub cluster: Arc<Cluster>,
+    /// What is told of its traffic; `None`: the settings of the process.
+    pub(crate) telemetry: Option<Arc<Plan>>,
+}
+
+impl Destination {
+    /// Whether the application is told who called; `process`: whether it is on all ports.
+    pub(crate) fn tells_identity(&self, process: bool) -> bool {
+        process || self.telemetry.as_ref().is_some_and(|plan| plan.identity_header())
+    }
 }
 
 impl Snapshot {

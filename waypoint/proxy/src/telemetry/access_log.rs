@@ -11,14 +11,15 @@ use prometheus_client::metrics::counter::Counter;
 use super::LogFormat;
 use super::exchange::{RequestRecord, StreamRecord};
 use super::line;
+use super::settings::{Facts, Plan};
 
 /// Lines written before the sink is flushed and others are told, when lines come faster than they are written.
 const BURST: usize = 256;
 
 /// What becomes one line.
 pub(super) enum Entry {
-    Request(Box<RequestRecord>, Duration),
-    Stream(Box<StreamRecord>, Duration),
+    Request(Box<RequestRecord>, Duration, Option<Arc<Plan>>),
+    Stream(Box<StreamRecord>, Duration, Option<Arc<Plan>>),
 }
 
 /// The sending side: never blocks. A full queue drops the line and counts it.
@@ -104,13 +105,29 @@ impl Writer {
     }
 
     fn line(&mut self, entry: &Entry) {
-        let bytes = match (entry, self.text) {
-            (Entry::Request(record, took), false) => line::request_json(record, *took),
-            (Entry::Request(record, took), true) => line::request_text(record, *took),
-            (Entry::Stream(record, took), false) => line::stream_json(record, *took),
-            (Entry::Stream(record, took), true) => line::stream_text(record, *took),
+        let (facts, plan) = match entry {
+            Entry::Request(record, took, plan) => (Facts::of_request(record, *took), plan),
+            Entry::Stream(record, took, plan) => (Facts::of_stream(record, *took), plan),
         };
-        if self.sink.write_all(&bytes).is_err() {
+        let Some(plan) = plan else { return self.put(&self.own(entry)) };
+        for logger in plan.loggers().iter().filter(|logger| logger.wants(&facts)) {
+            let line = logger.line(&facts).unwrap_or_else(|| self.own(entry));
+            self.put(&line);
+        }
+    }
+
+    /// In the process' own format.
+    fn own(&self, entry: &Entry) -> Vec<u8> {
+        match (entry, self.text) {
+            (Entry::Request(record, took, _), false) => line::request_json(record, *took),
+            (Entry::Request(record, took, _), true) => line::request_text(record, *took),
+            (Entry::Stream(record, took, _), false) => line::stream_json(record, *took),
+            (Entry::Stream(record, took, _), true) => line::stream_text(record, *took),
+        }
+    }
+
+    fn put(&mut self, line: &[u8]) {
+        if self.sink.write_all(line).is_err() {
             self.dropped.inc();
         }
     }

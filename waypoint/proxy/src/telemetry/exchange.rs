@@ -1,5 +1,6 @@
 //! Records: what is known of one request or one stream when it ends, filled by `&mut` along its way.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -7,6 +8,8 @@ use std::time::{Instant, SystemTime};
 use spiffe_id::SpiffeId;
 use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
+
+use super::captured::Captured;
 
 /// Who called.
 #[derive(Clone, Debug)]
@@ -57,6 +60,34 @@ impl Decision {
     }
 }
 
+/// Why it ended so: what was told, else the words of the denial.
+pub(super) fn detail<'a>(told: &'a str, decision: &'a Decision) -> &'a str {
+    match decision {
+        Decision::Denied { detail, .. } if told.is_empty() => detail,
+        Decision::Denied { .. } | Decision::NotDecided | Decision::Allowed(_) => told,
+    }
+}
+
+/// What dry-run policies would have done beside those that are enforced.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DryRun {
+    /// It would have been refused.
+    pub denied: bool,
+    /// The dry-run rule that matched: DENY before ALLOW; `None` where it would have been refused for want of one.
+    pub rule: Option<RuleName>,
+}
+
+/// As the log shows it: `deny[<rule>]`, `allow[<rule>]`, `deny[none]`.
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decision = if self.denied { "deny" } else { "allow" };
+        match &self.rule {
+            Some(rule) => write!(f, "{decision}[{rule}]"),
+            None => write!(f, "{decision}[none]"),
+        }
+    }
+}
+
 /// What an MCP exchange asked for and what became of it.
 #[derive(Clone, Debug, Default)]
 pub struct McpRecord {
@@ -93,6 +124,8 @@ pub struct RequestRecord {
     pub service: Option<Arc<Service>>,
     /// Service port.
     pub port: u16,
+    /// Address that the tunnel names; `None` for a host name.
+    pub local: Option<SocketAddr>,
     /// Request method.
     pub method: http::Method,
     /// Path with query as received.
@@ -108,7 +141,7 @@ pub struct RequestRecord {
     /// What policy said.
     pub decision: Decision,
     /// What dry-run policies would have said.
-    pub dry_run: Option<String>,
+    pub dry_run: Option<DryRun>,
     /// AUDIT rules that matched.
     pub audited: Vec<RuleName>,
     /// Endpoint of the last attempt, and the address that was dialled.
@@ -133,6 +166,8 @@ pub struct RequestRecord {
     pub generation: u64,
     /// Whether it is gRPC.
     pub grpc: bool,
+    /// Headers that the port's settings name.
+    pub headers: Captured,
 }
 
 impl RequestRecord {
@@ -145,6 +180,7 @@ impl RequestRecord {
             source,
             service: None,
             port: 0,
+            local: None,
             method: http::Method::GET,
             path: String::new(),
             authority: String::new(),
@@ -165,6 +201,7 @@ impl RequestRecord {
             bytes_sent: 0,
             generation: 0,
             grpc: false,
+            headers: Captured::default(),
         }
     }
 
@@ -189,6 +226,10 @@ pub struct StreamRecord {
     pub service: Option<Arc<Service>>,
     /// Service port.
     pub port: u16,
+    /// Address that the tunnel names; `None` for a host name.
+    pub local: Option<SocketAddr>,
+    /// Server name of the TLS ClientHello, where it was read.
+    pub server_name: Option<Arc<str>>,
     /// CONNECT's authority.
     pub authority: String,
     /// What policy said.
@@ -208,7 +249,7 @@ pub struct StreamRecord {
     /// Snapshot that it was judged by last.
     pub generation: u64,
     /// What dry-run policies would have said.
-    pub dry_run: Option<String>,
+    pub dry_run: Option<DryRun>,
     /// AUDIT rules that matched.
     pub audited: Vec<RuleName>,
 }
@@ -223,6 +264,8 @@ impl StreamRecord {
             source,
             service: None,
             port: 0,
+            local: None,
+            server_name: None,
             authority: String::new(),
             decision: Decision::NotDecided,
             upstream: None,

@@ -1,6 +1,7 @@
 //! Label sets. They hold the shared objects of the mesh and compare by what they show, so that counting a request
 //! formats nothing; text is made when somebody scrapes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use spiffe_id::SpiffeId;
 use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
 
-use super::exchange::{Decision, RequestRecord, SourceRecord, StreamRecord};
+use super::exchange::{Decision, DryRun, RequestRecord, SourceRecord, StreamRecord};
+use super::settings::{Changes, Facts};
 
 /// What Istio writes where it does not know.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 /// Where a bound was reached.
 pub(super) const OTHER: &str = "other";
 /// Where there is nothing to name.
@@ -103,12 +105,19 @@ impl Hash for ServiceNames {
     }
 }
 
-/// Labels of Istio's standard metrics (`reporter="waypoint"`). `None`: beyond the bound.
+/// Labels of Istio's standard metrics (`reporter="waypoint"`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Traffic(Option<TrafficSet>);
+pub(super) enum Traffic {
+    /// As Istio has them.
+    Standard(TrafficSet),
+    /// As a port's settings change them.
+    Changed(Vec<(Cow<'static, str>, String)>),
+    /// Beyond the bound.
+    Other,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct TrafficSet {
+pub(super) struct TrafficSet {
     principal: Option<SpiffeId>,
     source: Names,
     service: ServiceNames,
@@ -125,23 +134,47 @@ impl Traffic {
         let destination = record.upstream.as_ref().map(|(workload, _)| workload);
         let protocol = if record.grpc { "grpc" } else { "http" };
         let set = TrafficSet::new(&record.source, record.service.as_ref(), destination, protocol);
-        Self(Some(TrafficSet {
+        Self::Standard(TrafficSet {
             status: Some(record.status),
             grpc_status: record.grpc_status.filter(|_| record.grpc),
             flags: or_none(record.flags),
             ..set
-        }))
+        })
     }
 
     /// As at the stream's start: no flag yet.
     pub(super) fn stream_opened(record: &StreamRecord) -> Self {
         let destination = record.upstream.as_ref().map(|(workload, _)| workload);
-        Self(Some(TrafficSet::new(&record.source, record.service.as_ref(), destination, "tcp")))
+        Self::Standard(TrafficSet::new(&record.source, record.service.as_ref(), destination, "tcp"))
     }
 
     pub(super) fn stream_closed(record: &StreamRecord) -> Self {
-        let opened = Self::stream_opened(record);
-        Self(opened.0.map(|set| TrafficSet { flags: or_none(record.flags), ..set }))
+        let destination = record.upstream.as_ref().map(|(workload, _)| workload);
+        let set = TrafficSet::new(&record.source, record.service.as_ref(), destination, "tcp");
+        Self::Standard(TrafficSet { flags: or_none(record.flags), ..set })
+    }
+
+    /// With the changes of a port's settings. Where these change nothing, the set stays what it is: the same labels must
+    /// not be two series.
+    pub(super) fn changed(&self, changes: &Changes, facts: &Facts<'_>) -> Self {
+        let Self::Standard(set) = self else { return self.clone() };
+        let (mut labels, mut touched) = (Vec::with_capacity(28), false);
+        set.each(&mut |name, value| {
+            if changes.removes(name) {
+                touched = true;
+            } else {
+                labels.push((Cow::Borrowed(name), value.to_owned()));
+            }
+        });
+        for (name, value) in changes.values(facts) {
+            let there = labels.iter_mut().find(|(label, _)| label == name);
+            touched |= there.as_ref().is_none_or(|(_, old)| *old != value);
+            match there {
+                Some((_, old)) => *old = value,
+                None => labels.push((Cow::Owned(name.to_owned()), value)),
+            }
+        }
+        if touched { Self::Changed(labels) } else { self.clone() }
     }
 }
 
@@ -173,52 +206,67 @@ impl TrafficSet {
     }
 }
 
+impl TrafficSet {
+    /// Calls `see` with each label, in the order in which they are written.
+    fn each(&self, see: &mut dyn FnMut(&'static str, &str)) {
+        let [workload, _, service, revision, app, version, cluster] = self.source.view().map(known);
+        see("reporter", "waypoint");
+        see("source_workload", workload);
+        see("source_workload_namespace", self.source_namespace());
+        see("source_canonical_service", service);
+        see("source_canonical_revision", revision);
+        see("source_principal", principal(self.principal.as_ref()));
+        see("source_app", app);
+        see("source_version", version);
+        see("source_cluster", cluster);
+        let [workload, namespace, service, revision, app, version, cluster] =
+            self.destination.view().map(known);
+        see("destination_workload", workload);
+        see("destination_workload_namespace", namespace);
+        see("destination_canonical_service", service);
+        see("destination_canonical_revision", revision);
+        see("destination_principal", principal(self.destination_principal.as_ref()));
+        see("destination_app", app);
+        see("destination_version", version);
+        see("destination_cluster", cluster);
+        see("destination_service", self.service.host());
+        see("destination_service_name", self.service.name());
+        see("destination_service_namespace", self.service.namespace());
+        see("request_protocol", self.protocol);
+        if let Some(status) = self.status {
+            see("response_code", &status.to_string());
+        }
+        if let Some(status) = self.grpc_status {
+            see("grpc_response_status", &status.to_string());
+        }
+        see("response_flags", self.flags);
+        // A peer without an identity came over loopback, in the sandwich.
+        let secured = if self.principal.is_some() { "mutual_tls" } else { "none" };
+        see("connection_security_policy", secured);
+    }
+}
+
 impl Bounded for Traffic {
     fn other() -> Self {
-        Self(None)
+        Self::Other
     }
 }
 
 impl EncodeLabelSet for Traffic {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        let Some(set) = &self.0 else { return encode_other_traffic(encoder) };
-        let [workload, _, service, revision, app, version, cluster] = set.source.view().map(known);
-        let source = [
-            ("reporter", "waypoint"),
-            ("source_workload", workload),
-            ("source_workload_namespace", set.source_namespace()),
-            ("source_canonical_service", service),
-            ("source_canonical_revision", revision),
-            ("source_principal", principal(set.principal.as_ref())),
-            ("source_app", app),
-            ("source_version", version),
-            ("source_cluster", cluster),
-        ];
-        let [workload, namespace, service, revision, app, version, cluster] =
-            set.destination.view().map(known);
-        let destination = [
-            ("destination_workload", workload),
-            ("destination_workload_namespace", namespace),
-            ("destination_canonical_service", service),
-            ("destination_canonical_revision", revision),
-            ("destination_principal", principal(set.destination_principal.as_ref())),
-            ("destination_app", app),
-            ("destination_version", version),
-            ("destination_cluster", cluster),
-            ("destination_service", set.service.host()),
-            ("destination_service_name", set.service.name()),
-            ("destination_service_namespace", set.service.namespace()),
-            ("request_protocol", set.protocol),
-        ];
-        labels(encoder, &source)?;
-        labels(encoder, &destination)?;
-        if let Some(status) = set.status {
-            ("response_code", u32::from(status)).encode(encoder.encode_label())?;
+        match self {
+            Self::Other => encode_other_traffic(encoder),
+            Self::Changed(changed) => changed
+                .iter()
+                .try_for_each(|(name, value)| (&**name, value.as_str()).encode(encoder.encode_label())),
+            Self::Standard(set) => {
+                let mut encoded = Ok(());
+                set.each(&mut |name, value| {
+                    encoded = encoded.and_then(|()| (name, value).encode(encoder.encode_label()));
+                });
+                encoded
+            }
         }
-        if let Some(status) = set.grpc_status {
-            ("grpc_response_status", i64::from(status)).encode(encoder.encode_label())?;
-        }
-        labels(encoder, &[("response_flags", set.flags), ("connection_security_policy", "mutual_tls")])
     }
 }
 
@@ -264,12 +312,44 @@ impl EncodeLabelSet for DecisionLabels {
             return labels(encoder, &names.map(|name| (name, OTHER)));
         };
         labels(encoder, &[("destination_service", service.host()), ("decision", decision)])?;
-        match rule {
-            None => labels(encoder, &[("policy", NONE), ("rule", NONE)]),
-            Some(rule) => {
-                ("policy", rule.policy.to_string()).encode(encoder.encode_label())?;
-                ("rule", rule.rule as u64).encode(encoder.encode_label())
-            }
+        encode_rule(encoder, rule.as_ref())
+    }
+}
+
+/// Labels of `portcullis_dry_run_decisions_total`; the result is named as Istio tags Envoy's statistics of shadow rules.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DryRunLabels(Option<(ServiceNames, DryRun)>);
+
+impl DryRunLabels {
+    pub(super) fn new(service: Option<&Arc<Service>>, dry_run: &DryRun) -> Self {
+        Self(Some((ServiceNames::of(service), dry_run.clone())))
+    }
+}
+
+impl Bounded for DryRunLabels {
+    fn other() -> Self {
+        Self(None)
+    }
+}
+
+impl EncodeLabelSet for DryRunLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some((service, dry_run)) = &self.0 else {
+            let names = ["destination_service", "authz_dry_run_result", "policy", "rule"];
+            return labels(encoder, &names.map(|name| (name, OTHER)));
+        };
+        let result = if dry_run.denied { "denied" } else { "allowed" };
+        labels(encoder, &[("destination_service", service.host()), ("authz_dry_run_result", result)])?;
+        encode_rule(encoder, dry_run.rule.as_ref())
+    }
+}
+
+fn encode_rule(encoder: &mut LabelSetEncoder<'_>, rule: Option<&RuleName>) -> Result<(), fmt::Error> {
+    match rule {
+        None => labels(encoder, &[("policy", NONE), ("rule", NONE)]),
+        Some(rule) => {
+            ("policy", rule.policy.to_string()).encode(encoder.encode_label())?;
+            ("rule", rule.rule as u64).encode(encoder.encode_label())
         }
     }
 }

@@ -15,7 +15,7 @@ use time::macros::format_description;
 use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
 
-use super::exchange::{Decision, RequestRecord, SourceRecord, StreamRecord};
+use super::exchange::{Decision, RequestRecord, SourceRecord, StreamRecord, detail};
 
 /// Longest value of one field, in bytes; what is cut off is shown as `…`.
 const LONGEST: usize = 2_048;
@@ -89,7 +89,7 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn request(record: &'a RequestRecord, took: Duration) -> Self {
         let mcp = record.mcp.as_ref();
-        let details = if record.detail.is_empty() { denial(&record.decision) } else { &record.detail };
+        let details = detail(&record.detail, &record.decision);
         Self {
             kind: "request",
             method: Some(record.method.as_str()),
@@ -111,7 +111,7 @@ impl<'a> Line<'a> {
             mcp_kind: mcp.and_then(|mcp| mcp.kind),
             mcp_messages: mcp.map(|mcp| mcp.messages).filter(|messages| *messages > 1),
             list_hidden: mcp.filter(|mcp| mcp.kind == Some("list") || mcp.hidden > 0).map(|mcp| mcp.hidden),
-            dry_run_decision: record.dry_run.as_deref().map(clip),
+            dry_run_decision: record.dry_run.as_ref().map(ToString::to_string),
             ..Self::common(&record.source, record.service.as_ref(), record.port, record.upstream.as_ref())
         }
         .timed(record.started, took)
@@ -119,7 +119,7 @@ impl<'a> Line<'a> {
     }
 
     fn stream(record: &'a StreamRecord, took: Duration) -> Self {
-        let details = if record.detail.is_empty() { denial(&record.decision) } else { &record.detail };
+        let details = detail(&record.detail, &record.decision);
         Self {
             kind: "stream",
             authority: clip(&record.authority),
@@ -128,7 +128,7 @@ impl<'a> Line<'a> {
             response_code_details: some(details).map(clip),
             bytes_received: record.bytes_received,
             bytes_sent: record.bytes_sent,
-            dry_run_decision: record.dry_run.as_deref().map(clip),
+            dry_run_decision: record.dry_run.as_ref().map(ToString::to_string),
             ..Self::common(&record.source, record.service.as_ref(), record.port, record.upstream.as_ref())
         }
         .timed(record.started, took)
@@ -247,13 +247,6 @@ fn text(line: &Line<'_>, carries: &str, service: Option<&Arc<Service>>) -> Vec<u
     out.into_bytes()
 }
 
-fn denial(decision: &Decision) -> &str {
-    match decision {
-        Decision::Denied { detail, .. } => detail,
-        Decision::NotDecided | Decision::Allowed(_) => "",
-    }
-}
-
 fn timestamp(at: SystemTime) -> String {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -268,7 +261,7 @@ fn some(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
     }
@@ -277,7 +270,7 @@ fn clip(text: &str) -> String {
 }
 
 /// Printable in a quoted field: no quote, no backslash, no control, no Unicode line separator or direction mark.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

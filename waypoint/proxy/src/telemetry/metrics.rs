@@ -1,5 +1,6 @@
 //! Every metric by name, with its help text (`docs/operations.md` lists them).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -9,13 +10,17 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
+use waypoint_model::Service;
 
-use super::exchange::{Decision, McpRecord, RequestRecord, StreamRecord};
-use super::labels::{Bounded, DecisionLabels, Operation, OperationLabels, ServiceNames, Traffic, Word};
+use super::exchange::{Decision, DryRun, McpRecord, RequestRecord, StreamRecord};
+use super::labels::{
+    Bounded, DecisionLabels, DryRunLabels, Operation, OperationLabels, ServiceNames, Traffic, Word,
+};
 use super::names::{KnownNames, bound_method};
+use super::settings::{Facts, Metric as Standard, Plan, Told};
 
-/// Envoy's default histogram bounds, in milliseconds: what Istio's dashboards expect.
-const MILLISECONDS: [f64; 19] = [
+/// Envoy's default histogram bounds: what Istio's dashboards expect.
+const BOUNDS: [f64; 19] = [
     0.5,
     1.0,
     5.0,
@@ -37,8 +42,9 @@ const MILLISECONDS: [f64; 19] = [
     3_600_000.0,
 ];
 
-fn duration_histogram() -> Histogram {
-    Histogram::new(MILLISECONDS)
+/// Envoy has the same bounds for bytes.
+fn histogram() -> Histogram {
+    Histogram::new(BOUNDS)
 }
 
 /// A family that never holds more label sets than it was told; later ones share one set.
@@ -84,11 +90,14 @@ pub(super) struct Metrics {
     registry: Registry,
     requests: BoundedFamily<Traffic, Counter>,
     durations: BoundedFamily<Traffic, Histogram>,
+    request_bytes: BoundedFamily<Traffic, Histogram>,
+    response_bytes: BoundedFamily<Traffic, Histogram>,
     opened: BoundedFamily<Traffic, Counter>,
     closed: BoundedFamily<Traffic, Counter>,
     sent: BoundedFamily<Traffic, Counter>,
     received: BoundedFamily<Traffic, Counter>,
     decisions: BoundedFamily<DecisionLabels, Counter>,
+    dry_run: BoundedFamily<DryRunLabels, Counter>,
     operations: BoundedFamily<Operation, Counter>,
     hidden: Counter,
     bodies: Family<Word, Counter>,
@@ -114,7 +123,7 @@ impl Metrics {
     pub(super) fn new(most: usize) -> Self {
         let mut r = Registry::default();
         let counter: fn() -> Counter = Counter::default;
-        let histogram: fn() -> Histogram = duration_histogram;
+        let histogram: fn() -> Histogram = histogram;
         Self {
             requests: BoundedFamily::register(
                 &mut r,
@@ -127,6 +136,20 @@ impl Metrics {
                 &mut r,
                 "istio_request_duration_milliseconds",
                 "Time from a request's first byte to its answer's last",
+                most,
+                histogram,
+            ),
+            request_bytes: BoundedFamily::register(
+                &mut r,
+                "istio_request_bytes",
+                "Body bytes of requests",
+                most,
+                histogram,
+            ),
+            response_bytes: BoundedFamily::register(
+                &mut r,
+                "istio_response_bytes",
+                "Body bytes of answers",
                 most,
                 histogram,
             ),
@@ -162,6 +185,13 @@ impl Metrics {
                 &mut r,
                 "portcullis_policy_decisions",
                 "Decisions of policy by deciding rule; `-` where no rule decided",
+                most,
+                counter,
+            ),
+            dry_run: BoundedFamily::register(
+                &mut r,
+                "portcullis_dry_run_decisions",
+                "What would have been decided, were the dry-run policies enforced; by their rule, `-` for want of one",
                 most,
                 counter,
             ),
@@ -245,11 +275,21 @@ impl Metrics {
         }
     }
 
-    pub(super) fn request(&self, record: &RequestRecord, milliseconds: f64, names: &KnownNames) {
-        let traffic = Traffic::request(record);
-        self.within(self.requests.with(&traffic, increment));
-        self.within(self.durations.with(&traffic, |histogram| histogram.observe(milliseconds)));
-        self.decided(record.service.as_ref(), &record.decision);
+    pub(super) fn request(
+        &self,
+        record: &RequestRecord,
+        facts: &Facts<'_>,
+        milliseconds: f64,
+        plan: Option<&Plan>,
+        names: &KnownNames,
+    ) {
+        let keep = Keep { metrics: self, traffic: &Traffic::request(record), plan, facts };
+        let size = |bytes: u64| move |histogram: &Histogram| histogram.observe(bytes as f64);
+        keep.told(Standard::Requests, &self.requests, increment);
+        keep.told(Standard::Durations, &self.durations, |histogram| histogram.observe(milliseconds));
+        keep.told(Standard::RequestBytes, &self.request_bytes, size(record.bytes_received));
+        keep.told(Standard::ResponseBytes, &self.response_bytes, size(record.bytes_sent));
+        self.decided(record.service.as_ref(), &record.decision, record.dry_run.as_ref());
         if let Some(mcp) = &record.mcp {
             self.operation(record, mcp, names);
         }
@@ -270,31 +310,36 @@ impl Metrics {
         self.hidden.inc_by(mcp.hidden as u64);
     }
 
-    pub(super) fn stream_opened(&self, record: &StreamRecord) {
-        self.within(self.opened.with(&Traffic::stream_opened(record), increment));
+    pub(super) fn stream_opened(&self, record: &StreamRecord, facts: &Facts<'_>, plan: Option<&Plan>) {
+        let keep = Keep { metrics: self, traffic: &Traffic::stream_opened(record), plan, facts };
+        keep.told(Standard::Opened, &self.opened, increment);
     }
 
-    pub(super) fn stream_finished(&self, record: &StreamRecord) {
-        self.decided(record.service.as_ref(), &record.decision);
+    pub(super) fn stream_finished(&self, record: &StreamRecord, facts: &Facts<'_>, plan: Option<&Plan>) {
+        self.decided(record.service.as_ref(), &record.decision, record.dry_run.as_ref());
         if record.status != 200 {
             return;
         }
-        let traffic = Traffic::stream_closed(record);
-        self.within(self.closed.with(&traffic, increment));
-        self.within(self.sent.with(&traffic, |counter| {
-            counter.inc_by(record.bytes_sent);
-        }));
-        self.within(self.received.with(&traffic, |counter| {
-            counter.inc_by(record.bytes_received);
-        }));
+        let keep = Keep { metrics: self, traffic: &Traffic::stream_closed(record), plan, facts };
+        let bytes = |bytes: u64| {
+            move |counter: &Counter| {
+                counter.inc_by(bytes);
+            }
+        };
+        keep.told(Standard::Closed, &self.closed, increment);
+        keep.told(Standard::Sent, &self.sent, bytes(record.bytes_sent));
+        keep.told(Standard::Received, &self.received, bytes(record.bytes_received));
     }
 
-    fn decided(&self, service: Option<&std::sync::Arc<waypoint_model::Service>>, decision: &Decision) {
+    fn decided(&self, service: Option<&Arc<Service>>, decision: &Decision, dry_run: Option<&DryRun>) {
         match decision {
             Decision::NotDecided => {}
             Decision::Allowed(_) | Decision::Denied { .. } => {
                 self.within(self.decisions.with(&DecisionLabels::new(service, decision), increment));
             }
+        }
+        if let Some(dry_run) = dry_run {
+            self.within(self.dry_run.with(&DryRunLabels::new(service, dry_run), increment));
         }
     }
 
@@ -341,6 +386,33 @@ impl Metrics {
             tracing::warn!("metrics could not be rendered whole");
         }
         text
+    }
+}
+
+/// One record on its way into Istio's metrics, as the settings of its port have them.
+struct Keep<'a> {
+    metrics: &'a Metrics,
+    traffic: &'a Traffic,
+    plan: Option<&'a Plan>,
+    facts: &'a Facts<'a>,
+}
+
+impl Keep<'_> {
+    fn told<M: Metric + Clone>(
+        &self,
+        metric: Standard,
+        family: &BoundedFamily<Traffic, M>,
+        count: impl FnOnce(&M),
+    ) where
+        fn() -> M: MetricConstructor<M>,
+        Family<Traffic, M, fn() -> M>: Metric,
+    {
+        let within = match self.plan.map_or(&Told::Standard, |plan| plan.metric(metric)) {
+            Told::Not => return,
+            Told::Standard => family.with(self.traffic, count),
+            Told::Changed(changes) => family.with(&self.traffic.changed(changes, self.facts), count),
+        };
+        self.metrics.within(within);
     }
 }
 

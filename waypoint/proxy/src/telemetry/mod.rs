@@ -1,11 +1,15 @@
 //! Every request and stream, said once: one log line, Istio's metrics, ours.
 
 mod access_log;
+mod captured;
 mod exchange;
 mod labels;
 mod line;
 mod metrics;
 mod names;
+mod settings;
+#[cfg(test)]
+mod settings_tests;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +23,12 @@ use crate::limits::Limits;
 use access_log::{AccessLog, Entry};
 use metrics::Metrics;
 use names::KnownNames;
+use settings::Facts;
 
-pub use exchange::{Decision, McpRecord, RequestRecord, SourceRecord, StreamRecord};
+pub use captured::Captured;
+pub use exchange::{Decision, DryRun, McpRecord, RequestRecord, SourceRecord, StreamRecord};
 pub use metrics::Raised as Gauge;
+pub(crate) use settings::{Plan, Plans, PlansBuilding};
 
 /// How access log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,27 +60,38 @@ impl Telemetry {
         Self(Arc::new(Inner { metrics, names: KnownNames::new(limits.label_sets), log }))
     }
 
-    /// Counts and logs a request that has been answered, or that was broken off.
-    pub fn finish_request(&self, record: RequestRecord) {
+    /// Counts and logs a request that has been answered, or that was broken off, as the settings of its port say; without
+    /// any, as those of the process do.
+    pub(crate) fn finish_request(&self, record: RequestRecord, plan: Option<&Arc<Plan>>) {
         let took = record.clock.elapsed();
-        self.0.metrics.request(&record, took.as_secs_f64() * 1e3, &self.0.names);
-        if let Some(log) = &self.0.log {
-            log.write(Entry::Request(Box::new(record), took));
+        let facts = Facts::of_request(&record, took);
+        let milliseconds = took.as_secs_f64() * 1e3;
+        self.0.metrics.request(&record, &facts, milliseconds, plan.map(|plan| &**plan), &self.0.names);
+        if let Some(log) = self.log(&facts, plan) {
+            log.write(Entry::Request(Box::new(record), took, plan.cloned()));
         }
     }
 
     /// Counts an opaque stream that is carried: call it once, when its 200 is sent and its endpoint is known.
-    pub fn stream_opened(&self, record: &StreamRecord) {
-        self.0.metrics.stream_opened(record);
+    pub(crate) fn stream_opened(&self, record: &StreamRecord, plan: Option<&Arc<Plan>>) {
+        let facts = Facts::of_stream(record, Duration::ZERO);
+        self.0.metrics.stream_opened(record, &facts, plan.map(|plan| &**plan));
     }
 
     /// Counts and logs an opaque stream: one that ended (status 200), or one that was refused (any other status).
-    pub fn finish_stream(&self, record: StreamRecord) {
+    pub(crate) fn finish_stream(&self, record: StreamRecord, plan: Option<&Arc<Plan>>) {
         let took = record.clock.elapsed();
-        self.0.metrics.stream_finished(&record);
-        if let Some(log) = &self.0.log {
-            log.write(Entry::Stream(Box::new(record), took));
+        let facts = Facts::of_stream(&record, took);
+        self.0.metrics.stream_finished(&record, &facts, plan.map(|plan| &**plan));
+        if let Some(log) = self.log(&facts, plan) {
+            log.write(Entry::Stream(Box::new(record), took, plan.cloned()));
         }
+    }
+
+    /// The log, if a line is to be written: what no logger wants takes no place in the queue.
+    fn log(&self, facts: &Facts<'_>, plan: Option<&Arc<Plan>>) -> Option<&AccessLog> {
+        let wanted = plan.is_none_or(|plan| plan.loggers().iter().any(|logger| logger.wants(facts)));
+        self.0.log.as_ref().filter(|_| wanted)
     }
 
     /// A client's TLS or HTTP/2 handshake failed.

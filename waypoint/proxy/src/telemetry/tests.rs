@@ -15,7 +15,7 @@ use waypoint_policy::RuleName;
 use super::*;
 
 #[derive(Clone, Default)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Sink(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -28,7 +28,7 @@ impl Write for Sink {
 }
 
 impl Sink {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
@@ -80,7 +80,7 @@ fn workload(namespace: &str, name: &str) -> Arc<Workload> {
     })
 }
 
-fn rule(index: usize) -> RuleName {
+pub(super) fn rule(index: usize) -> RuleName {
     RuleName { policy: PolicyKey::new("tools", "readers"), rule: index }
 }
 
@@ -92,7 +92,7 @@ fn source() -> SourceRecord {
     }
 }
 
-fn request() -> RequestRecord {
+pub(super) fn request() -> RequestRecord {
     RequestRecord {
         started: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
         clock: Instant::now(),
@@ -127,16 +127,20 @@ fn request() -> RequestRecord {
         bytes_sent: 22,
         generation: 4,
         grpc: false,
+        local: Some("10.96.0.3:80".parse().unwrap()),
+        headers: Captured::default(),
     }
 }
 
-fn stream() -> StreamRecord {
+pub(super) fn stream() -> StreamRecord {
     StreamRecord {
         started: SystemTime::UNIX_EPOCH,
         clock: Instant::now(),
         source: source(),
         service: Some(service()),
         port: 5432,
+        local: Some("10.96.0.3:5432".parse().unwrap()),
+        server_name: None,
         authority: "10.96.0.3:5432".to_owned(),
         decision: Decision::Allowed(None),
         upstream: Some((workload("tools", "github"), "10.0.0.9:15008".parse().unwrap())),
@@ -148,6 +152,17 @@ fn stream() -> StreamRecord {
         generation: 1,
         dry_run: None,
         audited: Vec::new(),
+    }
+}
+
+/// Without settings of a port.
+impl Telemetry {
+    fn request(&self, record: RequestRecord) {
+        self.finish_request(record, None);
+    }
+
+    fn stream_ended(&self, record: StreamRecord) {
+        self.finish_stream(record, None);
     }
 }
 
@@ -254,9 +269,9 @@ fn lines_reach_the_sink_in_order_and_flush_waits_for_them() {
     let sink = Sink::default();
     let telemetry = Telemetry::new(LogFormat::Json, Box::new(sink.clone()), &Limits::default());
     for generation in 0..100 {
-        telemetry.finish_request(RequestRecord { generation, ..request() });
+        telemetry.request(RequestRecord { generation, ..request() });
     }
-    telemetry.finish_stream(stream());
+    telemetry.stream_ended(stream());
     assert!(telemetry.flush(Duration::from_secs(5)));
     let text = sink.text();
     let generations: Vec<u64> = text
@@ -272,10 +287,10 @@ fn a_stuck_reader_costs_lines_and_never_time() {
     let (release, go) = channel();
     let limits = Limits { log_queue: 2, ..Limits::default() };
     let telemetry = Telemetry::new(LogFormat::Json, Box::new(Stuck(entered, go)), &limits);
-    telemetry.finish_request(request());
+    telemetry.request(request());
     writing.recv().unwrap();
     for _ in 0..5 {
-        telemetry.finish_request(request());
+        telemetry.request(request());
     }
     assert!(telemetry.render().contains("portcullis_log_lines_dropped_total 3\n"));
     assert!(!telemetry.flush(Duration::from_millis(20)), "the reader still hangs");
@@ -286,8 +301,8 @@ fn a_stuck_reader_costs_lines_and_never_time() {
 #[test]
 fn requests_count_under_istios_names_and_labels() {
     let telemetry = quiet();
-    telemetry.finish_request(request());
-    telemetry.finish_request(request());
+    telemetry.request(request());
+    telemetry.request(request());
     let text = telemetry.render();
     let expected = concat!(
         r#"istio_requests_total{reporter="waypoint",source_workload="bot",source_workload_namespace="agents","#,
@@ -315,7 +330,7 @@ fn what_is_not_known_reads_unknown_and_grpc_carries_its_status() {
     let telemetry = quiet();
     let mut source = source();
     source.workload = None;
-    telemetry.finish_request(RequestRecord {
+    telemetry.request(RequestRecord {
         source,
         service: None,
         upstream: None,
@@ -340,12 +355,12 @@ fn what_is_not_known_reads_unknown_and_grpc_carries_its_status() {
 #[test]
 fn two_pods_of_one_deployment_share_a_series() {
     let telemetry = quiet();
-    telemetry.finish_request(request());
+    telemetry.request(request());
     let mut other = Arc::unwrap_or_clone(workload("tools", "github"));
     other.name = "github-1".into();
     other.uid = WorkloadUid("Kubernetes//Pod/tools/github-1".into());
     let address = "10.0.0.10:15008".parse().unwrap();
-    telemetry.finish_request(RequestRecord { upstream: Some((Arc::new(other), address)), ..request() });
+    telemetry.request(RequestRecord { upstream: Some((Arc::new(other), address)), ..request() });
     assert_eq!(telemetry.render().matches("\nistio_requests_total{").count(), 1);
 }
 
@@ -354,12 +369,12 @@ fn label_sets_stop_at_their_bound() {
     let limits = Limits { label_sets: 2, ..Limits::default() };
     let telemetry = Telemetry::new(LogFormat::Off, Box::new(std::io::sink()), &limits);
     for status in 200..210 {
-        telemetry.finish_request(RequestRecord { status, mcp: None, ..request() });
+        telemetry.request(RequestRecord { status, mcp: None, ..request() });
     }
     let text = telemetry.render();
     assert_eq!(text.matches("\nistio_requests_total{").count(), 3, "{text}");
     assert!(text.contains(r#"response_flags="other",connection_security_policy="mutual_tls"} 8"#), "{text}");
-    assert!(text.contains(r#"portcullis_limit_hits_total{limit="label_sets"} 16"#), "{text}");
+    assert!(text.contains(r#"portcullis_limit_hits_total{limit="label_sets"} 32"#), "{text}");
 }
 
 #[test]
@@ -370,10 +385,10 @@ fn a_tools_name_counts_only_if_the_server_or_a_policy_knows_it() {
         let label = format!("method=\"tools/call\",name=\"{name}\",decision=\"allow\",outcome=\"ok\"}} ");
         text.split_once(&label).map(|(_, rest)| rest.lines().next().unwrap().to_owned())
     };
-    telemetry.finish_request(request());
+    telemetry.request(request());
     assert_eq!(count("other").as_deref(), Some("1"));
     telemetry.listed(&service(), &["search".to_owned()]);
-    telemetry.finish_request(request());
+    telemetry.request(request());
     assert_eq!(count("search").as_deref(), Some("1"));
 
     let named = Test::Fact {
@@ -397,18 +412,18 @@ fn a_tools_name_counts_only_if_the_server_or_a_policy_knows_it() {
     telemetry.named_by_policies(&mesh);
     let mut record = request();
     record.mcp.as_mut().unwrap().name = Some("drop".to_owned());
-    telemetry.finish_request(record);
+    telemetry.request(record);
     assert_eq!(count("drop").as_deref(), Some("1"));
 }
 
 #[test]
 fn decisions_name_policy_and_rule() {
     let telemetry = quiet();
-    telemetry.finish_request(request());
+    telemetry.request(request());
     let denied =
         Decision::Denied { detail: "rbac_access_denied_matched_policy[none]".to_owned(), rule: None };
-    telemetry.finish_request(RequestRecord { decision: denied, status: 200, ..request() });
-    telemetry.finish_request(RequestRecord { decision: Decision::NotDecided, status: 400, ..request() });
+    telemetry.request(RequestRecord { decision: denied, status: 200, ..request() });
+    telemetry.request(RequestRecord { decision: Decision::NotDecided, status: 400, ..request() });
     let text = telemetry.render();
     let host = r#"destination_service="github.tools.svc.cluster.local""#;
     for series in [
@@ -429,9 +444,9 @@ fn decisions_name_policy_and_rule() {
 fn streams_count_their_bytes_and_refused_ones_were_never_open() {
     let telemetry = quiet();
     let carried = stream();
-    telemetry.stream_opened(&carried);
-    telemetry.finish_stream(carried);
-    telemetry.finish_stream(StreamRecord { status: 401, ..stream() });
+    telemetry.stream_opened(&carried, None);
+    telemetry.stream_ended(carried);
+    telemetry.stream_ended(StreamRecord { status: 401, ..stream() });
     let text = telemetry.render();
     let value = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));

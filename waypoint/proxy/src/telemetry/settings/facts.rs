@@ -1,0 +1,277 @@
+//! What is known of a request or of a stream when it ends, by the names that formats, filters and labels use.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::HeaderName;
+use spiffe_id::SpiffeId;
+use waypoint_model::{Service, Workload};
+
+use super::super::captured::Side;
+use super::super::exchange::{RequestRecord, SourceRecord, StreamRecord, detail};
+
+/// Envoy's response flags in the order of their bits (`envoy/stream_info/stream_info.h`), as `response.flags` has them.
+const FLAG_BITS: [&str; 25] = [
+    "LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC", "URX",
+    "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC",
+];
+
+/// gRPC status codes by number (grpc.io, *Status codes*), in the spelling of Envoy's log.
+const GRPC: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// A fact with a name of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attribute {
+    Method,
+    Path,
+    PathWithoutQuery,
+    Query,
+    Authority,
+    Scheme,
+    Protocol,
+    UserAgent,
+    RequestId,
+    BytesReceived,
+    BytesSent,
+    Code,
+    CodeDetails,
+    TerminationDetails,
+    Flags,
+    FlagBits,
+    GrpcStatus,
+    GrpcNumber,
+    Milliseconds,
+    Took,
+    Source,
+    SourceIp,
+    SourcePort,
+    Local,
+    LocalIp,
+    LocalPort,
+    Upstream,
+    UpstreamIp,
+    UpstreamPort,
+    Cluster,
+    Route,
+    ServerName,
+    PeerUri,
+    UpstreamPeerUri,
+    Mtls,
+    /// What Envoy knows and this process does not.
+    Never,
+}
+
+/// A value of one of the few types that attributes have.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value<'a> {
+    Bool(bool),
+    Number(i64),
+    Text(Cow<'a, str>),
+    Time(Duration),
+}
+
+impl Value<'_> {
+    /// As text, e.g. for a label.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Bool(value) => Cow::Borrowed(if *value { "true" } else { "false" }),
+            Self::Number(value) => Cow::Owned(value.to_string()),
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Time(time) => Cow::Owned(format!("{}s", time.as_secs_f64())),
+        }
+    }
+}
+
+/// One record, with the time it took.
+pub(in super::super) struct Facts<'a> {
+    pub(super) started: SystemTime,
+    took: Duration,
+    source: &'a SourceRecord,
+    service: Option<&'a Arc<Service>>,
+    port: u16,
+    local: Option<SocketAddr>,
+    server_name: Option<&'a str>,
+    upstream: Option<&'a (Arc<Workload>, SocketAddr)>,
+    authority: &'a str,
+    status: u16,
+    flags: &'static str,
+    detail: &'a str,
+    received: u64,
+    sent: u64,
+    request: Option<&'a RequestRecord>,
+}
+
+impl<'a> Facts<'a> {
+    pub(in super::super) fn of_request(record: &'a RequestRecord, took: Duration) -> Self {
+        Self {
+            started: record.started,
+            took,
+            source: &record.source,
+            service: record.service.as_ref(),
+            port: record.port,
+            local: record.local,
+            server_name: None,
+            upstream: record.upstream.as_ref(),
+            authority: &record.authority,
+            status: record.status,
+            flags: record.flags,
+            detail: detail(&record.detail, &record.decision),
+            received: record.bytes_received,
+            sent: record.bytes_sent,
+            request: Some(record),
+        }
+    }
+
+    pub(in super::super) fn of_stream(record: &'a StreamRecord, took: Duration) -> Self {
+        Self {
+            started: record.started,
+            took,
+            source: &record.source,
+            service: record.service.as_ref(),
+            port: record.port,
+            local: record.local,
+            server_name: record.server_name.as_deref(),
+            upstream: record.upstream.as_ref(),
+            authority: "",
+            status: record.status,
+            flags: record.flags,
+            detail: detail(&record.detail, &record.decision),
+            received: record.bytes_received,
+            sent: record.bytes_sent,
+            request: None,
+        }
+    }
+
+    /// A header; the few that every record keeps are always there.
+    pub(super) fn header(&self, side: Side, name: &HeaderName) -> Option<Value<'a>> {
+        let known = match (side, name.as_str()) {
+            (Side::Request, "user-agent") => Some(Attribute::UserAgent),
+            (Side::Request, "x-request-id") => Some(Attribute::RequestId),
+            (Side::Request, "host") => Some(Attribute::Authority),
+            _kept => None,
+        };
+        match known {
+            Some(attribute) => self.get(attribute),
+            None => {
+                let value = self.request?.headers.find(side, name)?;
+                Some(Value::Text(String::from_utf8_lossy(value.as_bytes())))
+            }
+        }
+    }
+
+    /// `None` where it is not known, or where a stream has no such thing.
+    pub(super) fn get(&self, attribute: Attribute) -> Option<Value<'a>> {
+        match attribute {
+            Attribute::Method
+            | Attribute::Path
+            | Attribute::PathWithoutQuery
+            | Attribute::Query
+            | Attribute::Scheme
+            | Attribute::Protocol
+            | Attribute::UserAgent
+            | Attribute::RequestId
+            | Attribute::GrpcStatus
+            | Attribute::GrpcNumber
+            | Attribute::Route => self.of_http(attribute, self.request?),
+            Attribute::Never => None,
+            Attribute::Authority => text(some(self.authority)),
+            Attribute::BytesReceived => number(self.received),
+            Attribute::BytesSent => number(self.sent),
+            Attribute::Code => number(self.status),
+            Attribute::CodeDetails => text(self.request.and(some(self.detail))),
+            Attribute::TerminationDetails => text(some(self.detail).filter(|_| self.request.is_none())),
+            Attribute::Flags => text(Some(if self.flags.is_empty() { "-" } else { self.flags })),
+            Attribute::FlagBits => {
+                let bit = FLAG_BITS.iter().position(|flag| *flag == self.flags);
+                Some(Value::Number(bit.map_or(0, |bit| 1 << bit)))
+            }
+            Attribute::Milliseconds => number(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX)),
+            Attribute::Took => Some(Value::Time(self.took)),
+            Attribute::Mtls => Some(Value::Bool(self.source.principal.is_some())),
+            Attribute::PeerUri => text(self.source.principal.as_ref().map(SpiffeId::as_str)),
+            Attribute::UpstreamPeerUri => {
+                text(self.upstream.and_then(|(workload, _)| workload.identity.as_ref()).map(SpiffeId::as_str))
+            }
+            Attribute::ServerName => text(self.server_name),
+            Attribute::Cluster => self.cluster().map(|name| Value::Text(Cow::Owned(name))),
+            Attribute::Source => address(Some(self.source.address)),
+            Attribute::SourceIp => ip(Some(self.source.address)),
+            Attribute::SourcePort => number(self.source.address.port()),
+            Attribute::Local => address(self.local),
+            Attribute::LocalIp => ip(self.local),
+            Attribute::LocalPort => number(self.port),
+            Attribute::Upstream => address(self.upstream.map(|(_, address)| *address)),
+            Attribute::UpstreamIp => ip(self.upstream.map(|(_, address)| *address)),
+            Attribute::UpstreamPort => self.upstream.and_then(|(_, address)| number(address.port())),
+        }
+    }
+
+    fn of_http(&self, attribute: Attribute, request: &'a RequestRecord) -> Option<Value<'a>> {
+        let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+        match attribute {
+            Attribute::Method => text(Some(request.method.as_str())),
+            Attribute::Path => text(some(&request.path)),
+            Attribute::PathWithoutQuery => text(some(path)),
+            Attribute::Query => text(Some(query)),
+            Attribute::Scheme => text(Some("http")),
+            Attribute::Protocol => text(Some(request.protocol)),
+            Attribute::UserAgent => text(request.user_agent.as_deref()),
+            Attribute::RequestId => text(request.request_id.as_deref()),
+            Attribute::Route => text(request.route.as_deref()),
+            Attribute::GrpcNumber => request.grpc_status.map(|status| Value::Number(status.into())),
+            Attribute::GrpcStatus => {
+                let status = request.grpc_status?;
+                let name = usize::try_from(status).ok().and_then(|status| GRPC.get(status));
+                Some(name.map_or(Value::Number(status.into()), |name| Value::Text(Cow::Borrowed(name))))
+            }
+            _of_streams_too => None,
+        }
+    }
+
+    /// As istiod names the cluster of a waypoint's port.
+    fn cluster(&self) -> Option<String> {
+        let carries = if self.request.is_some() { "http" } else { "tcp" };
+        let service = self.service?;
+        Some(format!("inbound-vip|{}|{carries}|{}", self.port, service.key.hostname))
+    }
+}
+
+fn text(text: Option<&str>) -> Option<Value<'_>> {
+    text.map(|text| Value::Text(Cow::Borrowed(text)))
+}
+
+fn some(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn number(number: impl Into<u64>) -> Option<Value<'static>> {
+    Some(Value::Number(i64::try_from(number.into()).unwrap_or(i64::MAX)))
+}
+
+fn address(address: Option<SocketAddr>) -> Option<Value<'static>> {
+    address.map(|address| Value::Text(Cow::Owned(address.to_string())))
+}
+
+fn ip(address: Option<SocketAddr>) -> Option<Value<'static>> {
+    address.map(|address| Value::Text(Cow::Owned(address.ip().to_string())))
+}
