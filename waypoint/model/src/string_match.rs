@@ -150,7 +150,9 @@ impl PathPattern {
     }
 }
 
-/// A path template: `{*}` is one non-empty segment, `{**}` is zero or more and the last operator.
+/// A path template: `{*}` is one non-empty segment, `{**}` is any text between its slashes, an empty one too, and the last
+/// operator. So `/a/{**}` matches `/a/` and not `/a`. Both stand for characters that a path may hold unencoded (RFC 3986
+/// `pchar` without `*`), as in Envoy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Template {
     text: String,
@@ -219,11 +221,12 @@ impl Template {
         let (before, after) = (self.parts.get(..at), self.parts.get(at + 1..));
         let (Some(before), Some(after)) = (before, after) else { return false };
         let tail_at = segments.len().checked_sub(after.len());
-        let Some(tail_at) = tail_at.filter(|tail| *tail >= before.len()) else { return false };
-        let (Some(head), Some(tail)) = (segments.get(..before.len()), segments.get(tail_at..)) else {
+        let Some(tail_at) = tail_at.filter(|tail| *tail > before.len()) else { return false };
+        let (head, tail) = (segments.get(..before.len()), segments.get(tail_at..));
+        let (Some(head), Some(many), Some(tail)) = (head, segments.get(before.len()..tail_at), tail) else {
             return false;
         };
-        fits(before, head) && fits(after, tail)
+        fits(before, head) && many.iter().all(|segment| segment.bytes().all(is_plain)) && fits(after, tail)
     }
 }
 
@@ -236,8 +239,13 @@ impl fmt::Display for Template {
 fn fits(parts: &[Part], segments: &[&str]) -> bool {
     parts.iter().zip(segments).all(|(part, segment)| match part {
         Part::Literal(text) => text == segment,
-        Part::One | Part::Many => !segment.is_empty(),
+        Part::One | Part::Many => !segment.is_empty() && segment.bytes().all(is_plain),
     })
+}
+
+/// What an operator of a template stands for.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte)
 }
 
 #[cfg(test)]
@@ -284,7 +292,13 @@ mod tests {
             ("/a/{**}", "/a/b/c", true),
             ("/a/{**}", "/a/", true),
             ("/{**}/x", "/a/b/x", true),
-            ("/{**}/x", "/x", true),
+            ("/a/{**}", "/a", false),
+            ("/a/{**}", "/a/b//c/", true),
+            ("/{**}/x", "/x", false),
+            ("/{**}/x", "//x", true),
+            ("/{*}/x", "/a=b/x", true),
+            ("/{*}/x", "/a*b/x", false),
+            ("/{**}", "/a|b", false),
             ("/{**}/x", "/a/b", false),
             ("/{*}/b/{**}", "/a/b/c/d", true),
         ];

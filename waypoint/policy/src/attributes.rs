@@ -71,21 +71,19 @@ impl<'a> Head<'a> {
 }
 
 /// Namespaces that an identity names: each `ns` segment with something after it, as Istio's expression for `namespaces`
-/// (`.*/ns/<value>/.*`) finds them. An id of Istio's shape has exactly one; another SPIFFE deployment may add segments.
+/// (`.*/ns/<value>/.*`) finds them. An id of Istio's shape has exactly one; another SPIFFE deployment may add segments, and
+/// in a trust domain called `ns` that name is found too.
 pub(crate) fn namespaces(id: &SpiffeId) -> impl Iterator<Item = &str> {
-    labelled(id, "ns").filter(|(_, rest)| rest.is_some()).map(|(namespace, _)| namespace)
+    labels(id.principal(), "ns").filter(|(_, rest)| rest.is_some()).map(|(namespace, _)| namespace)
 }
 
 /// ServiceAccounts that an identity names, as `(namespace, name)`: an `ns` segment, later an `sa` segment (Istio's
 /// expression for `serviceAccounts` permits further segments between and after).
 pub(crate) fn service_accounts(id: &SpiffeId) -> impl Iterator<Item = (&str, &str)> {
-    labelled(id, "ns").flat_map(|(namespace, rest)| {
+    let path = id.path().strip_prefix('/').unwrap_or_default();
+    labels(path, "ns").flat_map(|(namespace, rest)| {
         labels(rest.unwrap_or_default(), "sa").map(move |(account, _)| (namespace, account))
     })
-}
-
-fn labelled<'a>(id: &'a SpiffeId, label: &'static str) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
-    labels(id.path().strip_prefix('/').unwrap_or_default(), label)
 }
 
 /// Each segment that follows a segment `label`, with what comes after it.
@@ -120,6 +118,7 @@ mod tests {
             ("spiffe://td/ns/ns/sa/sa", &["ns", "sa"], &[("ns", "sa")]),
             ("spiffe://td/ns/a/sa/b/ns/c/sa/d", &["a", "c"], &[("a", "b"), ("a", "d"), ("c", "d")]),
             ("spiffe://td/agent", &[], &[]),
+            ("spiffe://ns/a/sa/b", &["a"], &[]),
             ("spiffe://td", &[], &[]),
         ];
         for (text, want_namespaces, want_accounts) in rows {
