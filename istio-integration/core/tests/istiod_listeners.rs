@@ -13,8 +13,13 @@ use istio_integration::feeds::istiod::{Listeners, Translated};
 use istio_protos::Decoded;
 use istio_protos::envoy::config::listener::v3::filter::ConfigType;
 use istio_protos::envoy::config::listener::v3::{FilterChain, Listener};
+use istio_protos::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_filter,
+};
+use istio_protos::table::{self, Treatment};
 use prost::Message as _;
 use serde_json::json;
+use waypoint_model::Protocol;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -199,4 +204,59 @@ fn a_policy_with_an_unknown_field_stays_as_it_was_and_is_refused_by_its_path() {
     let alone = Listeners::default().translate(&changed);
     let unusable: Vec<_> = alone.policies.iter().filter(|policy| policy.unusable.is_some()).collect();
     assert_eq!(unusable.len(), 1, "and without one nothing is permitted");
+}
+
+/// Types of all filters of a chain, network and HTTP ones; of one that is sent by itself, none.
+fn filter_types(chain: &FilterChain) -> Vec<(String, Option<String>)> {
+    let mut types = Vec::new();
+    for filter in &chain.filters {
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            types.push((filter.name.clone(), None));
+            continue;
+        };
+        types.push((filter.name.clone(), Some(any.type_name().to_owned())));
+        if let Ok(manager) = istio_protos::unpack::<HttpConnectionManager>(any) {
+            types.extend(manager.message.http_filters.iter().map(|filter| match &filter.config_type {
+                Some(http_filter::ConfigType::TypedConfig(any)) => {
+                    (filter.name.clone(), Some(any.type_name().to_owned()))
+                }
+                _ => (filter.name.clone(), None),
+            }));
+        }
+    }
+    types
+}
+
+#[test]
+fn every_filter_is_translated_or_listed_and_the_list_says_what_we_do() {
+    let translated = main_internal();
+    let mut seen = BTreeSet::new();
+    for chain in &listener("main_internal").message.filter_chains {
+        let refused: Vec<String> = filter_types(chain)
+            .into_iter()
+            .filter(|(name, type_name)| {
+                let row = type_name.as_deref().and_then(table::message);
+                seen.insert(format!("{name} {}", type_name.as_deref().unwrap_or("-")));
+                row.is_none_or(|row| matches!(row.treatment, Treatment::Refused(_)))
+            })
+            .map(|(name, _)| name)
+            .collect();
+        let cluster = chain.name.split('|').collect::<Vec<_>>();
+        let [_, port, _, host] = cluster.as_slice() else { continue };
+        let fronted =
+            translated.ports.iter().find(|at| at.port.to_string() == *port && *at.hostname == **host);
+        let why = fronted.unwrap().chain.unusable.clone().unwrap_or_default();
+        if fronted.unwrap().protocol == Protocol::Undeclared {
+            assert_eq!((why.as_str(), refused.len()), ("", 0), "{}", chain.name);
+        } else if let Some(first) = refused.first() {
+            assert!(
+                why.contains(first.as_str()) || why.contains("config_discovery"),
+                "{}: {why}",
+                chain.name
+            );
+        } else {
+            assert!(!why.starts_with("filter "), "{}: {why}", chain.name);
+        }
+    }
+    compare("filters.txt", seen);
 }

@@ -23,7 +23,7 @@ pub(super) const TYPE: &str =
 const WEBSOCKET: &str = "websocket";
 
 /// HTTP filters that count, tell peers of themselves or end the chain: leaving them out weakens nothing.
-pub(super) const HARMLESS: [(&str, &str); 6] = [
+const HARMLESS: [(&str, &str); 6] = [
     ("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"), // on; the policy is the route's
     ("envoy.filters.http.grpc_stats", "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"),
     ("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"),

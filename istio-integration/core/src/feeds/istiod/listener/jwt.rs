@@ -171,3 +171,147 @@ fn remote(remote: &RemoteJwks) -> Result<Jwks, Refused> {
 fn not_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use istio_protos::envoy::config::core::v3::{DataSource, HttpUri};
+    use istio_protos::envoy::config::route::v3::RouteMatch;
+    use istio_protos::envoy::extensions::filters::http::jwt_authn::v3::{
+        JwtRequirementAndList, JwtRequirementOrList,
+    };
+
+    fn provider() -> JwtProvider {
+        JwtProvider {
+            issuer: "https://issuer".to_owned(),
+            payload_in_metadata: PAYLOAD.to_owned(),
+            jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(DataSource {
+                specifier: Some(Specifier::InlineString("{\"keys\":[]}".to_owned())),
+            })),
+            ..JwtProvider::default()
+        }
+    }
+
+    fn requires(requires_type: RequiresType) -> JwtRequirement {
+        JwtRequirement { requires_type: Some(requires_type) }
+    }
+
+    fn named(name: &str) -> JwtRequirement {
+        requires(RequiresType::ProviderName(name.to_owned()))
+    }
+
+    fn missing() -> JwtRequirement {
+        requires(RequiresType::AllowMissing(()))
+    }
+
+    fn any_of(requirements: Vec<JwtRequirement>) -> JwtRequirement {
+        requires(RequiresType::RequiresAny(JwtRequirementOrList { requirements }))
+    }
+
+    fn all_of(requirements: Vec<JwtRequirement>) -> JwtRequirement {
+        requires(RequiresType::RequiresAll(JwtRequirementAndList { requirements }))
+    }
+
+    fn filter(providers: &[(&str, JwtProvider)], requirement: JwtRequirement) -> JwtAuthentication {
+        let everywhere = RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            ..RouteMatch::default()
+        };
+        JwtAuthentication {
+            providers: providers
+                .iter()
+                .map(|(name, provider)| ((*name).to_owned(), provider.clone()))
+                .collect(),
+            rules: vec![RequirementRule {
+                r#match: Some(everywhere),
+                requirement_type: Some(RequirementType::Requires(requirement)),
+            }],
+            bypass_cors_preflight: true,
+            ..JwtAuthentication::default()
+        }
+    }
+
+    fn translate(filter: &JwtAuthentication) -> Result<Vec<Arc<JwtRule>>, Refused> {
+        rules(Some(&Any::pack(filter)))
+    }
+
+    #[test]
+    fn both_shapes_of_istiod_are_read_in_the_order_of_the_resources() {
+        let one = filter(&[("origins-0", provider())], any_of(vec![named("origins-0"), missing()]));
+        let rule = translate(&one).unwrap().remove(0);
+        assert_eq!((rule.issuer.as_str(), rule.clock_skew), ("https://issuer", Duration::from_secs(60)));
+
+        let each = |name| any_of(vec![named(name), missing()]);
+        let several = any_of(vec![
+            named("origins-2"),
+            named("origins-10"),
+            all_of(vec![each("origins-2"), each("origins-10")]),
+        ]);
+        let tenth = JwtProvider { issuer: "ten".to_owned(), ..provider() };
+        let both = translate(&filter(&[("origins-10", tenth), ("origins-2", provider())], several)).unwrap();
+        let issuers: Vec<&str> = both.iter().map(|rule| rule.issuer.as_str()).collect();
+        assert_eq!(issuers, ["https://issuer", "ten"]);
+    }
+
+    #[test]
+    fn keys_of_a_cluster_are_fetched_through_it() {
+        let uri = HttpUri {
+            uri: "http://keys.example/jwks".to_owned(),
+            timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+            http_upstream_type: Some(HttpUpstreamType::Cluster("outbound|80||keys.example".to_owned())),
+        };
+        let remote = RemoteJwks { http_uri: Some(uri), ..RemoteJwks::default() };
+        let provider = JwtProvider {
+            jwks_source_specifier: Some(JwksSourceSpecifier::RemoteJwks(remote)),
+            ..provider()
+        };
+        let rules = translate(&filter(&[("p", provider)], any_of(vec![named("p"), missing()]))).unwrap();
+        let want = Jwks::Remote {
+            uri: "http://keys.example/jwks".to_owned(),
+            cluster: Some(ClusterKey("outbound|80||keys.example".into())),
+            timeout: Duration::from_secs(5),
+            cache: CACHE,
+        };
+        assert_eq!(rules.first().map(|rule| &rule.keys), Some(&want));
+    }
+
+    #[test]
+    fn any_other_shape_is_refused() {
+        let usual = || any_of(vec![named("p"), missing()]);
+        let fine = || filter(&[("p", provider())], usual());
+        let changed = |change: &dyn Fn(&mut JwtAuthentication)| {
+            let mut filter = fine();
+            change(&mut filter);
+            translate(&filter)
+        };
+        assert!(translate(&fine()).is_ok());
+        let rows: [(&str, Result<_, Refused>); 8] = [
+            ("a token is demanded", translate(&filter(&[("p", provider())], named("p")))),
+            ("a provider is left out", translate(&filter(&[("p", provider()), ("q", provider())], usual()))),
+            ("a provider is not there", translate(&filter(&[], usual()))),
+            (
+                "only some paths",
+                changed(&|filter| {
+                    filter.rules.iter_mut().for_each(|rule| rule.r#match = Some(RouteMatch::default()));
+                }),
+            ),
+            ("no rule", changed(&|filter| filter.rules.clear())),
+            ("preflights need a token", changed(&|filter| filter.bypass_cors_preflight = false)),
+            (
+                "claims elsewhere",
+                changed(&|filter| {
+                    filter.providers.values_mut().for_each(|provider| provider.payload_in_metadata.clear());
+                }),
+            ),
+            (
+                "no keys",
+                changed(&|filter| {
+                    filter.providers.values_mut().for_each(|provider| provider.jwks_source_specifier = None);
+                }),
+            ),
+        ];
+        for (what, translated) in rows {
+            assert!(translated.is_err(), "{what}");
+        }
+    }
+}

@@ -248,3 +248,116 @@ fn chain_name(action: &TypedExtensionConfig) -> Result<String, Refused> {
     let any = any.ok_or_else(|| Refused::new("a chain is named by a text"))?;
     String::decode(any.value.clone()).map_err(|error| Refused::new(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use istio_protos::envoy::extensions::matching::common_inputs::network::v3 as inputs;
+    use istio_protos::xds::core::v3::CidrRange;
+    use istio_protos::xds::r#type::matcher::v3::ip_matcher::IpRangeMatcher;
+
+    fn extension(any: Any) -> TypedExtensionConfig {
+        TypedExtensionConfig { name: "x".to_owned(), typed_config: Some(any) }
+    }
+
+    fn to_chain(name: &str) -> OnMatch {
+        let value = name.to_owned().encode_to_vec().into();
+        let any = Any { type_url: format!("type.googleapis.com/{STRING_VALUE}"), value };
+        OnMatch { keep_matching: false, on_match: Some(Next::Action(extension(any))) }
+    }
+
+    fn to_tree(matcher: Matcher) -> OnMatch {
+        OnMatch { keep_matching: false, on_match: Some(Next::Matcher(Box::new(matcher))) }
+    }
+
+    fn map(input: Any, entries: Vec<(&str, OnMatch)>, otherwise: Option<OnMatch>) -> Matcher {
+        let map = entries.into_iter().map(|(key, next)| (key.to_owned(), next)).collect();
+        tree(input, TreeType::ExactMatchMap(MatchMap { map }), otherwise)
+    }
+
+    fn tree(input: Any, tree_type: TreeType, otherwise: Option<OnMatch>) -> Matcher {
+        let tree = MatcherTree { input: Some(extension(input)), tree_type: Some(tree_type) };
+        Matcher { on_no_match: otherwise.map(Box::new), matcher_type: Some(MatcherType::MatcherTree(tree)) }
+    }
+
+    fn addresses(groups: Vec<(&str, u32, OnMatch)>) -> Matcher {
+        let group = |(address, length, next): (&str, u32, OnMatch)| IpRangeMatcher {
+            ranges: vec![CidrRange { address_prefix: address.to_owned(), prefix_len: Some(length) }],
+            on_match: Some(next),
+            exclusive: false,
+        };
+        let matcher = IpMatcher { range_matchers: groups.into_iter().map(group).collect() };
+        let custom = TreeType::CustomMatch(extension(Any::pack(&matcher)));
+        tree(Any::pack(&inputs::DestinationIpInput {}), custom, None)
+    }
+
+    fn ports(entries: Vec<(&str, OnMatch)>) -> OnMatch {
+        to_tree(map(Any::pack(&inputs::DestinationPortInput {}), entries, None))
+    }
+
+    fn by_protocol(entries: Vec<(&str, OnMatch)>, otherwise: Option<OnMatch>) -> OnMatch {
+        to_tree(map(Any::pack(&inputs::ApplicationProtocolInput {}), entries, otherwise))
+    }
+
+    #[test]
+    fn names_addresses_ports_and_protocols_lead_to_their_chains() {
+        let detected = || {
+            by_protocol(vec![("'h2c'", to_chain("h")), ("'http/1.1'", to_chain("h"))], Some(to_chain("t")))
+        };
+        let inner = addresses(vec![
+            ("10.0.0.1", 32, ports(vec![("80", to_chain("a")), ("81", detected())])),
+            ("2001:db8::1", 128, detected()),
+        ]);
+        let authority = inputs::FilterStateInput { key: AUTHORITY.to_owned() };
+        let root = map(Any::pack(&authority), vec![("svc.example:80", to_chain("a"))], Some(to_tree(inner)));
+        let (found, refused) = ways(&root);
+        assert_eq!(refused, []);
+        let only = |name: &str| Chains::Only(name.to_owned());
+        let both = || Chains::Detected { http: "h".to_owned(), tcp: "t".to_owned() };
+        let at =
+            |address: &str, port| To { addresses: vec![address.parse().unwrap()], port, ..To::default() };
+        let named = To { authority: Some(("svc.example".to_owned(), 80)), ..To::default() };
+        let want = [
+            Way { to: named, chains: only("a") },
+            Way { to: at("10.0.0.1", Some(80)), chains: only("a") },
+            Way { to: at("10.0.0.1", Some(81)), chains: both() },
+            Way { to: at("2001:db8::1", None), chains: both() },
+        ];
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn a_branch_that_is_not_understood_leads_nowhere_and_is_named() {
+        let input = |input: Any| to_tree(map(input, vec![("x", to_chain("a"))], None));
+        let unknown = Any { type_url: "type.googleapis.com/a.b.SourceIPInput".to_owned(), ..Any::default() };
+        let other = inputs::FilterStateInput { key: "io.istio.source".to_owned() };
+        let rows = [
+            (ports(vec![("80", input(unknown))]), "a.b.SourceIPInput"),
+            (ports(vec![("80", input(Any::pack(&other)))]), "io.istio.source"),
+            (ports(vec![("eighty", to_chain("a"))]), "no port"),
+            (ports(vec![("80", OnMatch::default())]), "leads nowhere"),
+            (by_protocol(vec![("'tls'", to_chain("a"))], Some(to_chain("t"))), "'tls'"),
+            (by_protocol(vec![("'h2c'", to_chain("a"))], None), "no chain is named"),
+            (
+                by_protocol(
+                    vec![("'h2c'", to_chain("a")), ("'http/1.1'", to_chain("b"))],
+                    Some(to_chain("t")),
+                ),
+                "one chain",
+            ),
+        ];
+        for (branch, named) in rows {
+            let fine = ports(vec![("80", to_chain("fine"))]);
+            let root = addresses(vec![("10.0.0.1", 32, branch), ("10.0.0.2", 32, fine)]);
+            let (found, refused) = ways(&root);
+            assert!(
+                matches!(found.as_slice(), [only] if only.chains == Chains::Only("fine".to_owned())),
+                "{named}"
+            );
+            let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            assert!(matches!(texts.as_slice(), [only] if only.contains(named)), "{named}: {texts:?}");
+        }
+        let range = addresses(vec![("10.0.0.0", 8, to_chain("a"))]);
+        assert_eq!(ways(&range).1.len(), 1, "a range is no address of a service");
+    }
+}

@@ -17,10 +17,12 @@ pub(super) const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v
 /// The cluster of `direct-*` chains: the workload that the tunnel named.
 const WORKLOAD_ITSELF: &str = "encap";
 
-/// Filters that only keep facts of the tunnel, which we hold anyway, or tell peers of themselves.
-pub(super) const HARMLESS: [(&str, &str); 3] = [
+/// Filters that only keep facts of the tunnel, which we hold anyway, tell peers of themselves, or count.
+const HARMLESS: [(&str, &str); 5] = [
     ("connect_authority", "envoy.extensions.filters.network.set_filter_state.v3.Config"),
     ("set_dst_address", "envoy.extensions.filters.network.set_filter_state.v3.Config"),
+    ("envoy.filters.network.mongo_proxy", "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy"),
+    ("envoy.filters.network.mysql_proxy", "envoy.extensions.filters.network.mysql_proxy.v3.MySQLProxy"),
     ("istio.metadata_exchange", "envoy.tcp.metadataexchange.config.MetadataExchange"),
 ];
 

@@ -14,7 +14,7 @@ use super::unpack::unpack;
 const NAME: &str = "connect_terminate";
 
 /// Filters of the tunnel that do what we do anyway: tell who the peer is, keep what it asked for, carry it on.
-pub(super) const KNOWN: [(&str, &str); 3] = [
+const KNOWN: [(&str, &str); 3] = [
     ("connect_authority", "envoy.extensions.filters.http.set_filter_state.v3.Config"),
     ("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"),
     ("waypoint_downstream_peer_metadata", "io.istio.http.peer_metadata.Config"),
