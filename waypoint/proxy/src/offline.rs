@@ -70,10 +70,10 @@ pub enum Answer {
     Unreadable(&'static str),
 }
 
-/// The policies of one service, compiled as for a tunnel.
+/// The policies of one port of a service, compiled as for a tunnel.
 #[must_use]
-pub fn policies(mesh: &MeshConfig, service: &Service, opaque: bool) -> PolicySet {
-    attached(mesh, service, opaque, 0)
+pub fn policies(mesh: &MeshConfig, service: &Service, port: u16, opaque: bool) -> PolicySet {
+    attached(mesh, service, port, opaque)
 }
 
 /// What the policies are asked about a destination.
@@ -99,12 +99,12 @@ pub fn judge(
     let (source, destination) = (peer.source(), destination(service, port));
     match request {
         Request::Stream => {
-            let policy = policies(mesh, service, true);
+            let policy = policies(mesh, service, port, true);
             let answer = policy.decide_stream(&Attributes { source, destination, http: None });
             (Judged::Stream, answer.into())
         }
         Request::Http { mut parts, body, claims } => {
-            let policy = policies(mesh, service, false);
+            let policy = policies(mesh, service, port, false);
             let is_mcp = policy.reads() == Reads::Mcp;
             let cleaned = clean(&mut parts, &peer, mesh.path_normalization);
             let judged = cleaned.and_then(|target| with_token(target, service, port, claims, &mut parts));

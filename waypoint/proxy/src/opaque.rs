@@ -102,9 +102,10 @@ async fn open(
     cx: &StreamContext,
     log: &mut StreamLog,
 ) -> Result<(Transport, Chosen), Refusal> {
+    destination.served()?;
     let permit = log.decided(destination.opaque_policy.decide_stream(&cx.attributes(destination.port)))?;
     let upstreams = &cx.shared.upstreams;
-    let opened = upstreams.open_stream(&permit, &destination.cluster, HeaderMap::new()).await;
+    let opened = upstreams.open_stream(&permit, destination.stream_cluster(), HeaderMap::new()).await;
     let (transport, chosen) = opened.map_err(Refusal::Upstream)?;
     log.record.upstream = Some((Arc::clone(&chosen.workload), chosen.address));
     Ok((transport, chosen))
@@ -256,7 +257,8 @@ async fn no_longer_allowed(destination: &Destination, cx: &StreamContext) {
     while generations.changed().await.is_ok() {
         let Some(snapshot) = cx.shared.config.load() else { return };
         let Ok(now) = snapshot.destination(&cx.target) else { return };
-        if now.opaque_policy.decide_stream(&cx.attributes(destination.port)).is_err() {
+        if now.served().is_err() || now.opaque_policy.decide_stream(&cx.attributes(destination.port)).is_err()
+        {
             return;
         }
     }

@@ -58,6 +58,9 @@ pub enum Refusal {
     /// A route leads nowhere.
     #[error("route leads nowhere: {0}")]
     BrokenRoute(std::sync::Arc<str>),
+    /// The port has a filter or a setting that is not understood, so nothing is served on it (fail closed).
+    #[error("not served: {0}")]
+    Unserved(std::sync::Arc<str>),
     /// Nothing usable came from the endpoint.
     #[error("{0}")]
     Upstream(#[source] UpstreamError),
@@ -77,7 +80,9 @@ impl Refusal {
             Self::BadRequest("inner_connect") => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest("upgrade") => StatusCode::FORBIDDEN, // As Envoy answers it.
             Self::NotOurs(_) | Self::BadConnect | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownDestination(_) | Self::InspectionBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UnknownDestination(_) | Self::Unserved(_) | Self::InspectionBusy => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Token { why, .. } => why.status(),
             Self::Malformed(malformed) => malformed.status,
@@ -122,7 +127,7 @@ impl Refusal {
             Self::Malformed(_) | Self::BadRequest(_) | Self::BadConnect | Self::TooLargeToInspect { .. } => {
                 "DPE"
             }
-            Self::NotOurs(_) | Self::UnknownDestination(_) => "NR",
+            Self::NotOurs(_) | Self::UnknownDestination(_) | Self::Unserved(_) => "NR",
             Self::Denied(_) | Self::Token { .. } | Self::SessionNotFound | Self::Unscreenable(_) => "-",
         }
     }
@@ -144,6 +149,7 @@ impl Refusal {
             Self::SessionNotFound => "session_not_found",
             Self::NoRoute => "no_route",
             Self::BrokenRoute(_) => "broken_route",
+            Self::Unserved(_) => "unserved",
             Self::Unscreenable(_) => "unscreenable",
             Self::Timeout => "timeout",
             Self::Upstream(error) => match error {

@@ -142,7 +142,7 @@ impl<'a> Asked<'a> {
     fn new(mesh: &MeshConfig, target: &'a Target, path: &'a str) -> Self {
         let port = target.service.ports.get(&target.port);
         let opaque = port.is_some_and(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls));
-        let policies = offline::policies(mesh, &target.service, opaque);
+        let policies = offline::policies(mesh, &target.service, target.port, opaque);
         Self { policies, target, path, opaque, headers: HeaderMap::new() }
     }
 

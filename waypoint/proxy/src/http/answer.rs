@@ -180,6 +180,7 @@ fn text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::NoRoute => "no route",
         Refusal::BrokenRoute(_) => "no backend",
         Refusal::Unscreenable(_) => "bad gateway",
+        Refusal::Unserved(_) => "service unavailable",
         Refusal::Timeout => "upstream request timeout",
         Refusal::Upstream(error) => match error {
             UpstreamError::NoCluster(_) => "no backend",

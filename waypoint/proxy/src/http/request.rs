@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use waypoint_model::{PathNormalization, Protocol};
+use waypoint_model::Protocol;
 use waypoint_policy::{Permit, Reads};
 
 use super::affinity::{self, Affinity};
@@ -110,9 +110,10 @@ async fn forward(
     let snapshot = cx.shared.config.load().ok_or_else(|| Refusal::UnknownDestination(cx.target.clone()))?;
     let destination = snapshot.destination(&cx.target)?;
     log.destined(&snapshot, destination);
+    destination.served()?;
     let (mut parts, body) = request.into_parts();
     let upgrading = parts.extensions.remove::<OnUpgrade>();
-    let mut target = clean(cx, destination, &mut parts, snapshot.mesh().path_normalization, log)?;
+    let mut target = clean(cx, destination, &mut parts, log)?;
     authenticate(destination, &mut parts, &mut target).await?;
     let mut judged = match destination.policy.reads() {
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
@@ -188,10 +189,9 @@ fn clean(
     cx: &StreamContext,
     destination: &Destination,
     parts: &mut Parts,
-    how: PathNormalization,
     log: &mut ExchangeLog,
 ) -> Result<Target, Refusal> {
-    let target = headers::prepare(parts, how).map_err(Refusal::BadRequest)?;
+    let target = headers::prepare(parts, destination.path_normalization).map_err(Refusal::BadRequest)?;
     headers::identify(&mut parts.headers, &cx.peer, destination.tells_identity(cx.shared.settings.xfcc));
     let id = headers::request_id(&mut parts.headers);
     log.named(&target, id, &parts.headers);

@@ -127,6 +127,22 @@ impl Clusters<'_> {
         }
     }
 
+    /// Where opaque streams of a port lead, by weight.
+    fn of_streams(
+        &mut self,
+        service: &Arc<Service>,
+        number: u16,
+        port: &ServicePort,
+    ) -> Vec<(Arc<Cluster>, u32)> {
+        let mut streams = Vec::new();
+        for (key, weight) in &port.chain.streams {
+            let found = self.named(key);
+            let missing = || self.upstreams.missing_cluster(key, service, number);
+            streams.push((found.unwrap_or_else(missing), *weight));
+        }
+        streams
+    }
+
     /// Where a backend leads, or why nowhere (500, Gateway API).
     fn find(&mut self, target: &BackendTarget) -> Result<Arc<Cluster>, String> {
         match target {
@@ -141,13 +157,42 @@ impl Clusters<'_> {
     }
 }
 
-/// All policies that a service is subject to, compiled; a key that nobody delivered denies.
-pub(crate) fn attached(mesh: &MeshConfig, service: &Service, opaque: bool, generation: u64) -> PolicySet {
-    let policies: Vec<Arc<Policy>> =
-        service.policies.iter().filter_map(|key| mesh.policies.get(key).cloned()).collect();
-    let missing: Vec<PolicyKey> =
-        service.policies.iter().filter(|key| !mesh.policies.contains_key(key)).cloned().collect();
-    PolicySet::compile(&policies, &missing, opaque, generation)
+/// All policies that a port of a service is subject to, compiled; a key that nobody delivered denies.
+pub(crate) fn attached(mesh: &MeshConfig, service: &Service, port: u16, opaque: bool) -> PolicySet {
+    match service.ports.get(&port) {
+        Some(port) => Attached::new(mesh, service, port).compile(opaque, 0),
+        None => PolicySet::compile(&[], &[PolicyKey::new("", "a port that is not known")], opaque, 0),
+    }
+}
+
+/// What a port is subject to: the policies of its service, and its own.
+struct Attached {
+    policies: Vec<Arc<Policy>>,
+    /// Keys that nobody delivered, and a chain that is not understood: they deny.
+    missing: Vec<PolicyKey>,
+}
+
+impl Attached {
+    fn new(mesh: &MeshConfig, service: &Service, port: &ServicePort) -> Self {
+        let keys = || service.policies.iter().chain(&port.chain.policies);
+        let policies = keys().filter_map(|key| mesh.policies.get(key).cloned()).collect();
+        let missing = keys().filter(|key| !mesh.policies.contains_key(key)).cloned();
+        // Nothing is served on it anyway: should a way be left open, it leads to a denial.
+        let unusable =
+            port.chain.unusable.as_ref().map(|_| PolicyKey::new("", "a chain that is not understood"));
+        Self { policies, missing: missing.chain(unusable).collect() }
+    }
+
+    fn compile(&self, opaque: bool, generation: u64) -> PolicySet {
+        PolicySet::compile(&self.policies, &self.missing, opaque, generation)
+    }
+
+    fn is_same_as(&self, before: &[Arc<Policy>]) -> bool {
+        let pairs = before.iter().zip(&self.policies);
+        self.missing.is_empty()
+            && before.len() == self.policies.len()
+            && pairs.into_iter().all(|(before, now)| Arc::ptr_eq(before, now))
+    }
 }
 
 fn destinations(
@@ -159,21 +204,30 @@ fn destinations(
     previous: Option<&Snapshot>,
     generation: u64,
 ) -> HashMap<u16, Arc<Destination>> {
-    let Policies { policies, policy, opaque_policy } = compile(mesh, service, previous, generation);
-    let routes: Vec<Arc<Route>> = service.routes.iter().map(|key| route(mesh, key)).collect();
-    let mut ports = HashMap::new();
+    let mut ports: HashMap<u16, Arc<Destination>> = HashMap::new();
     for (number, port) in &service.ports {
         let Some(cluster) = clusters.of_port(service, *number, port) else { continue };
+        let attached = Attached::new(mesh, service, port);
+        let siblings =
+            ports.values().chain(previous.and_then(|before| before.port(&service.key.hostname, *number)));
+        let policies_whole = attached.missing.is_empty();
+        let Policies { policies, policy, opaque_policy } = compile(attached, siblings, generation);
+        let keys = service.routes.iter().chain(&port.chain.routes);
+        let routes: Vec<Arc<Route>> = keys.map(|key| route(mesh, key)).collect();
         let routes = RouteTable::compile(*number, &routes, &cluster, &mut |target| clusters.find(target));
         let destination = Destination {
             service: Arc::clone(service),
             port: *number,
             protocol: port.protocol,
-            policies: policies.clone(),
-            policy: Arc::clone(&policy),
-            opaque_policy: Arc::clone(&opaque_policy),
+            policies,
+            policies_whole,
+            policy,
+            opaque_policy,
+            path_normalization: port.chain.path_normalization.unwrap_or(mesh.path_normalization),
+            unusable: port.chain.unusable.as_deref().map(Arc::from),
             jwt: tokens.compile(service, *number, port),
             routes,
+            streams: clusters.of_streams(service, *number, port),
             cluster,
             telemetry: port.chain.telemetry.as_ref().map(|settings| plans.plan(settings)),
         };
@@ -182,31 +236,28 @@ fn destinations(
     ports
 }
 
-/// The policies of one service, and what they compile to.
+/// The policies of one port, and what they compile to.
 struct Policies {
     policies: Vec<Arc<Policy>>,
     policy: Arc<PolicySet>,
     opaque_policy: Arc<PolicySet>,
 }
 
-fn compile(mesh: &MeshConfig, service: &Service, previous: Option<&Snapshot>, generation: u64) -> Policies {
-    let policies: Vec<Arc<Policy>> =
-        service.policies.iter().filter_map(|key| mesh.policies.get(key).cloned()).collect();
-    let before = previous.and_then(|snapshot| snapshot.any_port(&service.key.hostname));
-    let same = |before: &&Arc<Destination>| {
-        let pairs = before.policies.iter().zip(&policies);
-        policies.len() == service.policies.len()
-            && before.service.policies == service.policies
-            && before.policies.len() == policies.len()
-            && pairs.into_iter().all(|(before, now)| Arc::ptr_eq(before, now))
-    };
-    if let Some(before) = before.filter(same) {
+/// Compiles, unless a port before this one, or the same port of the snapshot before, has the very same policies.
+fn compile<'a>(
+    attached: Attached,
+    mut siblings: impl Iterator<Item = &'a Arc<Destination>>,
+    generation: u64,
+) -> Policies {
+    if let Some(before) =
+        siblings.find(|before| attached.is_same_as(&before.policies) && before.policies_whole)
+    {
         let (policy, opaque_policy) = (Arc::clone(&before.policy), Arc::clone(&before.opaque_policy));
-        return Policies { policies, policy, opaque_policy };
+        return Policies { policies: attached.policies, policy, opaque_policy };
     }
-    let compiled = |opaque| Arc::new(attached(mesh, service, opaque, generation));
+    let compiled = |opaque| Arc::new(attached.compile(opaque, generation));
     let (policy, opaque_policy) = (compiled(false), compiled(true));
-    Policies { policies, policy, opaque_policy }
+    Policies { policies: attached.policies, policy, opaque_policy }
 }
 
 /// A route of the mesh. One that a service refers to and nobody delivered leads nowhere, instead of to the service past it.

@@ -210,6 +210,111 @@ mod tests {
         }
     }
 
+    /// Service `x` with a chain of its own on port 80.
+    fn governed(policies: &[Arc<Policy>], chain: waypoint_model::Chain) -> Arc<MeshConfig> {
+        let mut service = service("x", true, Vec::new(), Vec::new());
+        service.ports.insert(80, ServicePort { chain, ..ServicePort::new(None, Protocol::Http) });
+        let policies = policies.iter().map(|policy| (policy.key.clone(), Arc::clone(policy))).collect();
+        let services = [(service.key.clone(), Arc::new(service))].into();
+        Arc::new(MeshConfig { services, policies, ..MeshConfig::default() })
+    }
+
+    #[tokio::test]
+    async fn a_port_obeys_the_policies_of_its_own_chain() {
+        let (cell, own) = (cell(), policy());
+        let target = Target::parse("10.96.0.1:80").unwrap();
+        let allowed = |cell: &ConfigCell| {
+            let snapshot = cell.load().unwrap();
+            let destination = snapshot.destination(&target).unwrap();
+            let ip = "10.0.0.1".parse().unwrap();
+            let attributes = waypoint_policy::Attributes {
+                source: waypoint_policy::Source { identity: None, ip, remote_ip: ip },
+                destination: waypoint_policy::Destination { ip: None, port: 80, sni: None },
+                http: None,
+            };
+            destination.opaque_policy.decide_stream(&attributes).is_ok()
+        };
+        let chain = |keys: &[&PolicyKey]| waypoint_model::Chain {
+            policies: keys.iter().map(|key| (*key).clone()).collect(),
+            ..waypoint_model::Chain::default()
+        };
+        cell.apply(&governed(&[], chain(&[])));
+        assert!(allowed(&cell), "no policy at all");
+        cell.apply(&governed(&[Arc::clone(&own)], chain(&[&own.key])));
+        assert!(!allowed(&cell), "an ALLOW without rules");
+        cell.apply(&governed(&[], chain(&[&PolicyKey::new("tools", "gone")])));
+        assert!(!allowed(&cell), "a policy that nobody delivered");
+        cell.apply(&governed(&[], chain(&[])));
+        assert!(allowed(&cell), "what was missing before is not kept");
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_is_not_understood_serves_nothing() {
+        let cell = cell();
+        let why = Some("filter envoy.filters.http.lua is not supported".to_owned());
+        cell.apply(&governed(
+            &[],
+            waypoint_model::Chain { unusable: why, ..waypoint_model::Chain::default() },
+        ));
+        let snapshot = cell.load().unwrap();
+        let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
+        let refusal = destination.served().expect_err("refused");
+        assert_eq!(refusal.status(), http::StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refusal.detail(), "unserved: not served: filter envoy.filters.http.lua is not supported");
+        assert!(!destination.policy.is_empty(), "and policy would deny, were it asked");
+    }
+
+    #[tokio::test]
+    async fn a_chain_says_how_paths_are_normalized_and_which_routes_are_tried() {
+        let cell = cell();
+        let chain = waypoint_model::Chain {
+            routes: vec![RouteKey::new("tools", "gone")],
+            path_normalization: Some(waypoint_model::PathNormalization::DecodeAndMergeSlashes),
+            ..waypoint_model::Chain::default()
+        };
+        cell.apply(&governed(&[], chain));
+        let snapshot = cell.load().unwrap();
+        let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
+        let want = waypoint_model::PathNormalization::DecodeAndMergeSlashes;
+        assert_eq!(destination.path_normalization, want);
+        let (parts, ()) = http::Request::get("/").body(()).unwrap().into_parts();
+        let selected = destination.routes.select("x", "/", None, &parts, None);
+        assert!(matches!(selected, Some(Selected::Broken { .. })));
+    }
+
+    #[tokio::test]
+    async fn opaque_streams_go_by_weight_where_the_chain_splits_them() {
+        let cell = cell();
+        let split = |weights: &[(&str, u32)]| waypoint_model::Chain {
+            streams: weights.iter().map(|(key, weight)| (ClusterKey((*key).into()), *weight)).collect(),
+            ..waypoint_model::Chain::default()
+        };
+        let taken = |chain| {
+            let mut mesh = Arc::unwrap_or_clone(governed(&[], chain));
+            for (name, port) in [("a", 1), ("b", 2)] {
+                let key = ClusterKey(name.into());
+                let cluster = waypoint_model::Cluster {
+                    key: key.clone(),
+                    service: ServiceKey::new("tools", name),
+                    port,
+                    subset: None,
+                    endpoints: Vec::new(),
+                    traffic: waypoint_model::TrafficPolicy::default(),
+                    unusable: None,
+                };
+                mesh.clusters.insert(key, Arc::new(cluster));
+            }
+            cell.apply(&Arc::new(mesh));
+            let snapshot = cell.load().unwrap();
+            let destination = snapshot.destination(&Target::parse("10.96.0.1:80").unwrap()).unwrap();
+            (0..100).map(|_| destination.stream_cluster().port()).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(taken(split(&[])), [80].into(), "the port's own");
+        assert_eq!(taken(split(&[("a", 0), ("b", 1)])), [2].into());
+        assert_eq!(taken(split(&[("a", 1), ("b", 1)])), [1, 2].into());
+        assert_eq!(taken(split(&[("gone", 1)])), [80].into(), "a cluster that leads nowhere");
+    }
+
     #[tokio::test]
     async fn a_route_that_nobody_delivered_leads_nowhere() {
         let cell = cell();

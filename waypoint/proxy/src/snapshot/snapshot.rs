@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hbone::Target;
-use waypoint_model::{MeshConfig, Policy, Protocol, Service, Workload};
+use waypoint_model::{MeshConfig, PathNormalization, Policy, Protocol, Service, Workload};
 use waypoint_policy::PolicySet;
 
 use crate::jwt::{Authentication, Cache, Fetched};
@@ -38,16 +38,24 @@ pub struct Destination {
     pub protocol: Protocol,
     /// What the rules were compiled from.
     pub(crate) policies: Vec<Arc<Policy>>,
+    /// Whether these are all: none was missing.
+    pub(crate) policies_whole: bool,
     /// Rules for HTTP requests.
     pub policy: Arc<PolicySet>,
     /// Rules for opaque streams (Istio's asymmetry for HTTP fields applied).
     pub opaque_policy: Arc<PolicySet>,
     /// Tokens that it accepts.
     pub(crate) jwt: Arc<Authentication>,
+    /// How request paths are made comparable.
+    pub path_normalization: PathNormalization,
+    /// Why nothing is served here: answered with 503.
+    pub(crate) unusable: Option<Arc<str>>,
     /// Routes.
     pub routes: RouteTable,
     /// The service's own endpoints.
     pub cluster: Arc<Cluster>,
+    /// Where opaque streams go, by weight; empty: to `cluster`.
+    pub(crate) streams: Vec<(Arc<Cluster>, u32)>,
     /// What is told of its traffic; `None`: the settings of the process.
     pub(crate) telemetry: Option<Arc<Plan>>,
 }
@@ -56,6 +64,29 @@ impl Destination {
     /// Whether the application is told who called; `process`: whether it is on all ports.
     pub(crate) fn tells_identity(&self, process: bool) -> bool {
         process || self.telemetry.as_ref().is_some_and(|plan| plan.identity_header())
+    }
+}
+
+impl Destination {
+    /// Whether anything may be served here at all.
+    ///
+    /// # Errors
+    /// [`Refusal::Unserved`], with why.
+    pub(crate) fn served(&self) -> Result<(), Refusal> {
+        self.unusable.as_ref().map_or(Ok(()), |why| Err(Refusal::Unserved(Arc::clone(why))))
+    }
+
+    /// Where one opaque stream goes.
+    pub(crate) fn stream_cluster(&self) -> &Arc<Cluster> {
+        let total: u64 = self.streams.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut left = if total == 0 { 0 } else { fastrand::u64(..total) };
+        for (cluster, weight) in &self.streams {
+            if left < u64::from(*weight) {
+                return cluster;
+            }
+            left -= u64::from(*weight);
+        }
+        &self.cluster
     }
 }
 
@@ -87,11 +118,6 @@ impl Snapshot {
             (None, Target::Host { .. }) => Err(Refusal::UnknownDestination(target.clone())),
             (None, Target::Addr(_)) => Err(Refusal::NotOurs(target.clone())),
         }
-    }
-
-    /// Any port of the service with this host name: its policies are the same on all of them.
-    pub(crate) fn any_port(&self, hostname: &str) -> Option<&Arc<Destination>> {
-        self.by_host.get(hostname)?.values().next()
     }
 
     /// A port of the service with this host name.
