@@ -67,7 +67,9 @@ impl KnownNames {
     /// Names that policies spell out for each service; replaces those of the mesh before.
     pub(super) fn named_by_policies(&self, mesh: &MeshConfig) {
         let of_service = |service: &waypoint_model::Service| {
-            let policies = service.policies.iter().filter_map(|key| mesh.policies.get(key));
+            let of_ports = service.ports.values().flat_map(|port| &port.chain.policies);
+            let keys = service.policies.iter().chain(of_ports);
+            let policies = keys.filter_map(|key| mesh.policies.get(key));
             let mut names = HashSet::new();
             policies.flat_map(|policy| &policy.rules).for_each(|rule| collect(&rule.when, &mut names));
             names

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use spiffe_id::SpiffeId;
 use waypoint_model::{
-    Expr, Locality, Map, MeshConfig, Policy, PolicyKey, Rule, Service, ServiceKey, StringMatch, Test,
-    TunnelKind, Workload, WorkloadUid,
+    Expr, Locality, Map, MeshConfig, Policy, PolicyKey, Protocol, Rule, Service, ServiceKey, ServicePort,
+    StringMatch, Test, TunnelKind, Workload, WorkloadUid,
 };
 use waypoint_policy::RuleName;
 
@@ -391,29 +391,39 @@ fn a_tools_name_counts_only_if_the_server_or_a_policy_knows_it() {
     telemetry.request(request());
     assert_eq!(count("search").as_deref(), Some("1"));
 
+    let mut service = service().as_ref().clone();
+    let mut port = ServicePort::new(None, Protocol::Http);
+    port.chain.policies = vec![PolicyKey::new("tools", "of-a-port")];
+    service.ports.insert(80, port);
+    let mesh = MeshConfig {
+        services: [(service.key.clone(), Arc::new(service))].into(),
+        policies: [spelling("readers", "drop"), spelling("of-a-port", "read")].into(),
+        ..MeshConfig::default()
+    };
+    telemetry.named_by_policies(&mesh);
+    for name in ["drop", "read"] {
+        let mut record = request();
+        record.mcp.as_mut().unwrap().name = Some(name.to_owned());
+        telemetry.request(record);
+        assert_eq!(count(name).as_deref(), Some("1"), "{name}");
+    }
+}
+
+/// A policy that names a tool.
+fn spelling(policy: &str, tool: &str) -> (PolicyKey, Arc<Policy>) {
     let named = Test::Fact {
         filter: "http.mcp".to_owned(),
         key: "tool".to_owned(),
-        value: StringMatch::Exact("drop".to_owned()),
+        value: StringMatch::Exact(tool.to_owned()),
     };
     let policy = Policy {
-        key: PolicyKey::new("tools", "readers"),
+        key: PolicyKey::new("tools", policy),
         action: waypoint_model::Action::Allow,
         dry_run: false,
         rules: vec![Rule { index: 0, when: Expr::All(vec![Expr::Test(named)]) }],
         unusable: None,
     };
-    let service = service();
-    let mesh = MeshConfig {
-        services: [(service.key.clone(), service)].into(),
-        policies: [(policy.key.clone(), Arc::new(policy))].into(),
-        ..MeshConfig::default()
-    };
-    telemetry.named_by_policies(&mesh);
-    let mut record = request();
-    record.mcp.as_mut().unwrap().name = Some("drop".to_owned());
-    telemetry.request(record);
-    assert_eq!(count("drop").as_deref(), Some("1"));
+    (policy.key.clone(), Arc::new(policy))
 }
 
 #[test]
