@@ -151,7 +151,7 @@ fn the_operations_page_names_every_setting_with_its_default() {
     assert!(settings.len() > 30, "{settings:?}");
     for (name, property) in settings {
         let (name, default) = (format!("`{name}`"), property["default"].to_string());
-        let row = page.lines().find(|line| line.starts_with('|') && line.contains(&name));
+        let row = page.lines().find(|line| line.split('|').nth(1).is_some_and(|cell| cell.contains(&name)));
         let row = row.unwrap_or_else(|| panic!("docs/operations.md does not name {name}"));
         let has_default = row.split(['|', '·']).any(|cell| cell.trim() == default);
         assert!(has_default, "docs/operations.md gives {name} another default than {default}: {row}");
@@ -260,4 +260,18 @@ fn the_list_of_what_is_in_deploy_is_whole() {
             assert!(page.contains(&name), "deploy/README.md does not name {name}");
         }
     }
+}
+
+#[test]
+fn every_test_that_the_istio_page_names_is_there() {
+    let page = fs::read_to_string(root().join("docs/istio.md")).unwrap();
+    let mut named = 0;
+    for name in page.split('`').filter_map(|word| word.strip_prefix("istio::")) {
+        let (module, test) = name.split_once("::").unwrap_or((name, ""));
+        let file = root().join("tests/tests/istio").join(format!("{module}.rs"));
+        let text = fs::read_to_string(&file).unwrap_or_else(|_| panic!("docs/istio.md names istio::{name}"));
+        assert!(text.contains(&format!("async fn {test}")), "docs/istio.md names istio::{name}");
+        named += 1;
+    }
+    assert!(named >= 2, "the page names only {named} tests");
 }

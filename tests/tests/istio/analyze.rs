@@ -101,5 +101,8 @@ async fn it_has_nothing_to_say_of_a_mesh_with_our_waypoint_in_it() -> Result<()>
     namespace.wait("authorizationpolicy/github-readers", "condition=WaypointAccepted").await?;
     let said = lab.istioctl(&["analyze", "-n", &namespace.name]).await?;
     assert_eq!(said.trim(), "");
+    let status = lab.istioctl(&["waypoint", "status", "--namespace", &namespace.name]).await?;
+    let ours = status.lines().find(|line| line.contains("portcullis")).context("a line of ours")?;
+    assert!(ours.contains("True") && ours.contains("Programmed"), "{status}");
     Ok(())
 }

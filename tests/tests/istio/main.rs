@@ -6,5 +6,6 @@ mod controlplane;
 mod deploy;
 mod deployment;
 mod enclosure;
+mod readme;
 mod traffic;
 mod waypoint;
