@@ -194,6 +194,25 @@ async fn an_idle_kept_connection_is_closed_when_the_drain_begins() -> Result<()>
     Ok(())
 }
 
+/// Who asks again and again has left before connections that rest are closed, when a request may be on its way.
+#[tokio::test]
+async fn answers_while_it_lingers_end_their_connection() -> Result<()> {
+    let single = Single::new(true).await?;
+    let _app = Upstream::start(single.pod.port(ANY), |_| upstream::text(http::StatusCode::OK, "hi")).await?;
+    let mut running = single.start_with_settings(BY_SIGNAL).await?;
+    let mut tunnel = running.tunnel(ANY).await?;
+    let before = raw(&mut tunnel, &[b"GET / HTTP/1.1\r\nHost: app\r\n\r\n"]).await?;
+    assert!(!before.head.to_ascii_lowercase().contains("connection:"), "{}", before.head);
+    terminate(&running.mesh.portcullis, "lingering").await?;
+    let last = raw(&mut tunnel, &[b"GET / HTTP/1.1\r\nHost: app\r\n\r\n"]).await?;
+    assert_eq!((last.status(), last.text().as_str()), (200, "hi"));
+    assert!(last.head.to_ascii_lowercase().contains("connection: close"), "{}", last.head);
+    assert_eq!(wait::within("the end", tunnel.read(&mut [0; 1])).await?.map_err(|e| e.kind()), Ok(0));
+    running.mesh.portcullis.signal("TERM").await?;
+    assert_eq!(running.mesh.portcullis.ended().await?.code(), Some(0));
+    Ok(())
+}
+
 #[tokio::test]
 async fn quitquitquit_drains_like_a_signal() -> Result<()> {
     let mut running = Single::new(true).await?.start_with_settings("drain_linger: 100\n").await?;

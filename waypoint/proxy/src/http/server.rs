@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hbone::Io;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
@@ -61,7 +62,18 @@ async fn answer(
     incoming: Request<Incoming>,
     ambiguous: Ambiguous,
 ) -> Result<Response<Body>, Infallible> {
-    Ok(request::handle(&cx, incoming, ambiguous.is_set()).await)
+    let version = incoming.version();
+    let mut response = request::handle(&cx, incoming, ambiguous.is_set()).await;
+    if version < Version::HTTP_2 && leaves(&cx.drain, response.status()) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// Whether an HTTP/1.1 connection ends with this answer. From the linger on: the drain closes connections that rest, and a
+/// request may be on its way then. One that is in use has left by itself before.
+fn leaves(drain: &DrainWatch, status: StatusCode) -> bool {
+    drain.phase() > Phase::Serving && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// The version of HTTP, and what was read to tell it. `None`: the stream said nothing in time, or ended.
