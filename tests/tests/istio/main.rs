@@ -7,5 +7,7 @@ mod deploy;
 mod deployment;
 mod enclosure;
 mod readme;
+mod stage;
+mod tools;
 mod traffic;
 mod waypoint;

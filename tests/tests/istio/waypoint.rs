@@ -1,16 +1,10 @@
 //! The shipped binary as a waypoint, deployed by istiod from the manifest that we ship.
 
-use anyhow::{Context, Result};
+use crate::stage::manifest;
+use anyhow::Result;
 use portcullis_tests::istio::{Lab, Namespace, PodSpec, Waypoint, WaypointSettings};
 use portcullis_tests::wait;
-use std::path::Path;
 use tokio::net::TcpStream;
-
-/// What a user applies (docs and `deploy/README.md` say so).
-fn manifest() -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/istio/waypoint.yaml");
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
 
 async fn deployed(lab: &Lab, settings: &WaypointSettings) -> Result<(Namespace, Waypoint)> {
     let namespace = lab.namespace("shipped").await?;
