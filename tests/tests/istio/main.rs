@@ -2,11 +2,15 @@
 #![cfg(test)]
 
 mod analyze;
+mod authorization;
 mod controlplane;
 mod deploy;
 mod deployment;
+mod direct;
 mod enclosure;
 mod readme;
+mod routing;
+mod services;
 mod stage;
 mod tools;
 mod traffic;
