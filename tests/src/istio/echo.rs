@@ -18,6 +18,12 @@ pub const GRPC: u16 = 7070;
 /// Where it speaks TCP: it sends back lines about the connection.
 pub const TCP: u16 = 9090;
 
+/// Where it speaks TCP, and first: a greeting before anything was sent.
+pub const SERVER_FIRST: u16 = 9091;
+
+/// Where it speaks HTTP in TLS, with the pod's certificate.
+pub const HTTPS: u16 = 8443;
+
 /// An echo server in a pod, behind the pod's ztunnel.
 pub struct Echo {
     /// The pod's ztunnel, with every CONNECT that it saw.
@@ -34,8 +40,12 @@ impl Pod {
             .args(["--version", version, "--cluster", "Kubernetes"])
             .env("INSTANCE_IP", self.address.to_string());
         command.args(["--port", &HTTP.to_string(), "--grpc", &GRPC.to_string(), "--tcp", &TCP.to_string()]);
+        command.args(["--tcp", &SERVER_FIRST.to_string(), "--server-first", &SERVER_FIRST.to_string()]);
+        let files = self.certificate_files().await?;
+        command.args(["--port", &HTTPS.to_string(), "--tls", &HTTPS.to_string()]);
+        command.arg("--crt").arg(files.cert_chain).arg("--key").arg(files.key);
         let mut process = Process::start(&format!("echo {}", self.name), command)?;
-        for port in [HTTP, GRPC, TCP] {
+        for port in [HTTP, GRPC, TCP, SERVER_FIRST, HTTPS] {
             let address = self.port(port);
             wait::until_async("the echo server listens", async || {
                 process.assert_running()?;

@@ -3,10 +3,12 @@
 
 use crate::stage::{Ask, Caller, GRPC, HTTP, HTTP2, Stage, TCP, manifest};
 use anyhow::{Context, Result};
+use portcullis_tests::http::Client;
 use portcullis_tests::istio::{IstiodSettings, Lab, PodSpec, WaypointSettings};
 use portcullis_tests::tokens::{self, Issuer};
 use portcullis_tests::wait;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 /// An AuthorizationPolicy of this name with this spec.
 fn policy(name: &str, spec: &str) -> String {
@@ -25,11 +27,17 @@ async fn a_policy_on_a_service_counts_for_that_service_alone() -> Result<()> {
     let other = stage.service("other", &["v1"]).await?;
     let client = stage.client("client").await?;
     client.until_status(&server.at(HTTP), &Ask::get("/"), 200).await?;
+    let kept = Client::http1(client.ztunnel.connect(&server.at(HTTP)).await?).await?;
+    assert_eq!(kept.send(Ask::get("/").request()?).await?.status, 200);
+    let mut stream = client.ztunnel.connect(&server.at(TCP)).await?;
     let somebody = "{rules: [{from: [{source: {principals: [cluster.local/ns/something/sa/else]}}]}]}";
     let principal = policy("policy-waypoint", &format!("{{{SERVER}, {}", &somebody[1..]));
     stage.namespace.apply(&principal).await?;
     let denied = client.until_status(&server.at(HTTP), &Ask::get("/"), 403).await?;
     assert_eq!(denied.text(), "RBAC: access denied");
+    assert_eq!(kept.send(Ask::get("/").request()?).await?.status, 403, "on a connection from before");
+    let cut = wait::within("the cut of a stream from before", stream.read(&mut [0; 8])).await?;
+    assert!(cut.is_err(), "{cut:?}");
     assert_eq!(client.status(&other.at(HTTP), &Ask::get("/")).await?, 200);
 
     let header = "rules: [{when: [{key: \"request.headers[x-foo]\", values: [x-bar]}]}]";

@@ -1,7 +1,10 @@
 //! Services behind a waypoint, after Istio's TestServices, TestServerSideLB, TestWaypointChanges,
 //! TestRemoveAddWaypoint and TestCrossNamespaceWaypoint.
 
-use crate::stage::{Ask, Caller, GRPC, HTTP, HTTP2, Service, Stage, TCP, WAYPOINT, got, manifest};
+use crate::stage::{
+    AUTO_GRPC, AUTO_HTTP, AUTO_HTTPS, AUTO_SERVER_FIRST, AUTO_TCP, Ask, Caller, GRPC, HTTP, HTTP2, HTTPS,
+    SERVER_FIRST, Service, Stage, TCP, WAYPOINT, got, manifest,
+};
 use anyhow::{Context, Result};
 use portcullis_tests::istio::{Answer, Lab, PodSpec, WaypointSettings, echo};
 use portcullis_tests::wait;
@@ -23,12 +26,19 @@ async fn every_port_of_a_service_works_and_http_is_seen_as_http() -> Result<()> 
     let unmeshed = pod.echo("plain").await?;
     stage.namespace.endpoints("plain", &[&pod]).await?;
     let client = stage.client("client").await?;
-    let rows: [(&str, u16, &[&str], bool); 5] = [
+    let rows: [(&str, u16, &[&str], bool); 12] = [
         ("http", HTTP, &[], true),
         ("http", HTTP2, &["--http2"], true),
         ("http", HTTP, &["--method=POST", "--msg=body"], true),
         ("grpc", GRPC, &[], true),
         ("tcp", TCP, &[], false),
+        ("tcp", SERVER_FIRST, &["--server-first"], false),
+        ("https", HTTPS, &["--insecure-skip-verify"], false),
+        ("http", AUTO_HTTP, &[], true),
+        ("grpc", AUTO_GRPC, &[], true),
+        ("tcp", AUTO_TCP, &[], false),
+        ("tcp", AUTO_SERVER_FIRST, &["--server-first"], false),
+        ("https", AUTO_HTTPS, &["--insecure-skip-verify"], false),
     ];
     for (service, version) in [(&server, "v1"), (&plain, "plain")] {
         client.until_status(&service.at(HTTP), &Ask::get("/"), 200).await?;

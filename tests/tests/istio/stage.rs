@@ -15,6 +15,15 @@ pub(crate) const HTTP: u16 = 80;
 pub(crate) const HTTP2: u16 = 81;
 pub(crate) const GRPC: u16 = 82;
 pub(crate) const TCP: u16 = 83;
+pub(crate) const SERVER_FIRST: u16 = 84;
+pub(crate) const HTTPS: u16 = 85;
+
+/// The same servers on ports that do not say what they speak.
+pub(crate) const AUTO_HTTP: u16 = 90;
+pub(crate) const AUTO_GRPC: u16 = 92;
+pub(crate) const AUTO_TCP: u16 = 93;
+pub(crate) const AUTO_SERVER_FIRST: u16 = 94;
+pub(crate) const AUTO_HTTPS: u16 = 95;
 
 /// The name of the Gateway that we ship.
 pub(crate) const WAYPOINT: &str = "portcullis";
@@ -95,6 +104,24 @@ impl Service {
 
 /// A Service of the ports above.
 fn manifest_of(name: &str, labels: &str) -> String {
+    let declared = [
+        ("http", HTTP, echo::HTTP, ", appProtocol: http"),
+        ("http2", HTTP2, echo::HTTP, ", appProtocol: http2"),
+        ("grpc", GRPC, echo::GRPC, ", appProtocol: grpc"),
+        ("tcp", TCP, echo::TCP, ", appProtocol: tcp"),
+        ("tcp-server", SERVER_FIRST, echo::SERVER_FIRST, ", appProtocol: tcp"),
+        ("https", HTTPS, echo::HTTPS, ", appProtocol: https"),
+    ];
+    let undeclared = [
+        ("auto-http", AUTO_HTTP, echo::HTTP, ""),
+        ("auto-grpc", AUTO_GRPC, echo::GRPC, ""),
+        ("auto-tcp", AUTO_TCP, echo::TCP, ""),
+        ("auto-server", AUTO_SERVER_FIRST, echo::SERVER_FIRST, ""),
+        ("auto-https", AUTO_HTTPS, echo::HTTPS, ""),
+    ];
+    let ports = declared.into_iter().chain(undeclared).map(|(name, port, target, protocol)| {
+        format!("  - {{name: {name}, port: {port}, targetPort: {target}{protocol}}}\n")
+    });
     format!(
         "apiVersion: v1
 kind: Service
@@ -102,15 +129,8 @@ metadata: {{name: {name}, labels: {{{labels}}}}}
 spec:
   selector: {{app: {name}}}
   ports:
-  - {{name: http, port: {HTTP}, targetPort: {}, appProtocol: http}}
-  - {{name: http2, port: {HTTP2}, targetPort: {}, appProtocol: http2}}
-  - {{name: grpc, port: {GRPC}, targetPort: {}, appProtocol: grpc}}
-  - {{name: tcp, port: {TCP}, targetPort: {}, appProtocol: tcp}}
-",
-        echo::HTTP,
-        echo::HTTP,
-        echo::GRPC,
-        echo::TCP
+{}",
+        ports.collect::<String>()
     )
 }
 
@@ -139,7 +159,8 @@ impl Ask {
         self
     }
 
-    fn request(&self) -> Result<Request<Body>> {
+    /// What is sent.
+    pub(crate) fn request(&self) -> Result<Request<Body>> {
         let request = Request::builder().method(self.method).uri(self.path).header("host", "server");
         let request =
             self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
