@@ -30,7 +30,7 @@ pub use route::{
     Backend, BackendTarget, HeaderChange, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect, Rewrite,
     Route, RouteAction, RouteMatch, RouteOrder, RouteRule,
 };
-pub use service::{Endpoint, Protocol, Service, ServicePort};
+pub use service::{Endpoint, Pods, Protocol, Service, ServicePort};
 pub use string_match::{PathPattern, Pattern, StringMatch, Template, TemplateError};
 pub use telemetry::{AccessLog, LabelValue, LogFormat, MetricOverride, TelemetrySettings};
 pub use traffic::{Cors, Fault, HashKey, Mirror, Retries, RetryOn, RoutePolicy};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{Cluster, ClusterKey, Policy, PolicyKey, Route, RouteKey, Service, ServiceKey, Workloads};
+use crate::{Cluster, ClusterKey, Pods, Policy, PolicyKey, Route, RouteKey, Service, ServiceKey, Workloads};
 
 /// Entries by key, in order, so that dumps and tests are stable.
 pub type Map<K, V> = BTreeMap<K, V>;
@@ -15,6 +15,8 @@ pub type Map<K, V> = BTreeMap<K, V>;
 pub struct MeshConfig {
     /// Services that this waypoint fronts, and those its routes lead to.
     pub services: Map<ServiceKey, Arc<Service>>,
+    /// Workloads that are addressed by their own address, if this waypoint stands before any.
+    pub pods: Option<Arc<Pods>>,
     /// Workloads: endpoints, and the sources whose labels telemetry shows.
     pub workloads: Workloads,
     /// Policies by key; what each service is subject to is in [`Service::policies`].

@@ -1,5 +1,6 @@
 //! Services: what a client addresses.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +31,17 @@ pub struct Service {
     pub routes: Vec<RouteKey>,
     /// Tokens that are accepted on every port.
     pub jwt: Vec<Arc<JwtRule>>,
+}
+
+/// Workloads that stand behind this waypoint by their own address, on any port (`istio.io/waypoint-for: workload`).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pods {
+    /// Their addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What their ports carry; `Undeclared`: the first bytes tell.
+    pub protocol: Protocol,
+    /// What holds on them. Requests go to the workload itself: its cluster, routes and streams are not looked at.
+    pub chain: Chain,
 }
 
 /// One port of a service.

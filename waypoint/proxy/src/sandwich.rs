@@ -56,8 +56,7 @@ async fn admit(
     let peer = PeerContext { name: PeerName::Vouched(vouched), address: header.source, local: None };
     let target = Target::Addr(header.destination);
     let snapshot = shared.config.load().ok_or("not_ready")?;
-    let destination =
-        snapshot.destination(&target).map(Arc::clone).map_err(|refusal| Refusal::reason(&refusal))?;
+    let destination = snapshot.destination(&target).map_err(|refusal| Refusal::reason(&refusal))?;
     let cx = StreamContext {
         shared: Arc::clone(shared),
         peer: Arc::new(peer),

@@ -116,7 +116,7 @@ fn admit(
     }
     let target = connect.target().map_err(|_malformed| Refusal::BadConnect)?;
     let Some(snapshot) = shared.config.load() else { return Err(Refusal::UnknownDestination(target)) };
-    let destination = Arc::clone(snapshot.destination(&target)?);
+    let destination = snapshot.destination(&target)?;
     let cx = StreamContext {
         shared: Arc::clone(shared),
         peer,

@@ -105,7 +105,7 @@ impl Asked {
     /// The newest snapshot's destination for it, if there still is one.
     pub(crate) fn destination(&self) -> Option<Arc<Destination>> {
         let snapshot = self.head.cx.shared.config.load()?;
-        snapshot.destination(&self.head.cx.target).ok().map(Arc::clone)
+        snapshot.destination(&self.head.cx.target).ok()
     }
 
     /// Whether an entry of a list may be shown, by the newest snapshot.

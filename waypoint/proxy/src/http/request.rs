@@ -108,7 +108,7 @@ async fn forward(
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, Refused> {
     let snapshot = cx.shared.config.load().ok_or_else(|| Refusal::UnknownDestination(cx.target.clone()))?;
-    let destination = snapshot.destination(&cx.target)?;
+    let destination = &snapshot.destination(&cx.target)?;
     log.destined(&snapshot, destination);
     destination.served()?;
     let (mut parts, body) = request.into_parts();

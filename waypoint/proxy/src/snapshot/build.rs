@@ -1,14 +1,15 @@
 //! Model to snapshot: joins what targets each destination and compiles it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use waypoint_model::{
-    Backend, BackendTarget, ClusterKey, JwtRule, MeshConfig, Policy, PolicyKey, Rewrite, Route, RouteAction,
-    RouteKey, RouteRule, Service, ServiceKey, ServicePort,
+    Backend, BackendTarget, Chain, ClusterKey, JwtRule, MeshConfig, Pods, Policy, PolicyKey, Rewrite, Route,
+    RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort,
 };
 use waypoint_policy::PolicySet;
 
+use super::pods::PodDestinations;
 use super::{Destination, Snapshot};
 use crate::jwt::{Authentication, Cache, Fetched, Source};
 use crate::routing::table::RouteTable;
@@ -32,6 +33,7 @@ pub(super) fn build(
         mesh: Arc::clone(mesh),
         by_address: HashMap::new(),
         by_host: HashMap::new(),
+        pods: None,
         fetched: Fetched::new(),
         verified: tokens.verified.clone(),
     };
@@ -46,9 +48,43 @@ pub(super) fn build(
             snapshot.by_host.insert(host.to_ascii_lowercase().into(), ports.clone());
         }
     }
+    if let Some(pods) = &mesh.pods {
+        let shared =
+            destinations(mesh, &any_workload(pods), &mut clusters, &mut tokens, &mut plans, None, generation);
+        let shared = shared.into_values().next();
+        snapshot.pods = shared.map(|shared| PodDestinations {
+            shared,
+            upstreams: Arc::clone(upstreams),
+            made: Mutex::default(),
+        });
+    }
     snapshot.fetched = tokens.in_use();
     plans.finish();
-    (snapshot, clusters.made.into_values().chain(clusters.named.into_values()).collect())
+    let mut clusters: Vec<_> = clusters.made.into_values().chain(clusters.named.into_values()).collect();
+    let before = previous.and_then(|snapshot| snapshot.pods.as_ref());
+    if let (Some(pods), Some(before)) = (&snapshot.pods, before) {
+        clusters.extend(pods.take_over(mesh, before));
+    }
+    (snapshot, clusters)
+}
+
+/// Stands for every port of every workload by address, so that what holds on them is compiled once.
+fn any_workload(pods: &Pods) -> Arc<Service> {
+    let nowhere = Some(ClusterKey("workloads by their own address".into()));
+    let chain = Chain { cluster: nowhere, routes: Vec::new(), streams: Vec::new(), ..pods.chain.clone() };
+    let port = ServicePort { chain, ..ServicePort::new(None, pods.protocol) };
+    Arc::new(Service {
+        key: ServiceKey::new("", "workloads"),
+        name: String::new(),
+        fronted: true,
+        aliases: Vec::new(),
+        vips: Vec::new(),
+        ports: [(0, port)].into(),
+        endpoints: Vec::new(),
+        policies: Vec::new(),
+        routes: Vec::new(),
+        jwt: Vec::new(),
+    })
 }
 
 /// What tokens are verified with, taken over from the snapshot before: keys that were fetched, results, compiled rules.

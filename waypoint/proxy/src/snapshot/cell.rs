@@ -283,6 +283,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_workload_is_addressed_by_its_own_address_on_any_port() {
+        let (cell, own) = (cell(), policy());
+        let pods = |chain| waypoint_model::Pods {
+            addresses: ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse().unwrap()).into(),
+            protocol: Protocol::Undeclared,
+            chain,
+        };
+        let mesh = |chain| {
+            let uid = WorkloadUid("a".into());
+            Arc::new(MeshConfig {
+                pods: Some(Arc::new(pods(chain))),
+                workloads: [(uid.clone(), Arc::new(workload(uid)))].into_iter().collect(),
+                policies: [(own.key.clone(), Arc::clone(&own))].into(),
+                ..MeshConfig::default()
+            })
+        };
+        let at = |cell: &ConfigCell, target: &str| {
+            cell.load().unwrap().destination(&Target::parse(target).unwrap())
+        };
+        cell.apply(&mesh(waypoint_model::Chain::default()));
+        let first = at(&cell, "127.0.0.1:8080").unwrap();
+        assert_eq!((first.port, first.cluster.holds(&WorkloadUid("a".into()))), (8080, true));
+        assert!(Arc::ptr_eq(&first, &at(&cell, "[::ffff:127.0.0.1]:8080").unwrap()), "made once");
+        assert_eq!(at(&cell, "127.0.0.1:9090").unwrap().port, 9090);
+        assert!(first.policy.is_empty() && first.served().is_ok());
+        for (target, why) in [("127.0.0.2:8080", "no such workload"), ("127.0.0.3:8080", "not fronted")] {
+            let refused = at(&cell, target).err().map(|refusal| refusal.reason());
+            assert_eq!(refused, Some("not_ours"), "{why}");
+        }
+        let policies = vec![own.key.clone()];
+        cell.apply(&mesh(waypoint_model::Chain { policies, ..waypoint_model::Chain::default() }));
+        assert!(!at(&cell, "127.0.0.1:8080").unwrap().policy.is_empty(), "the newest policies hold");
+        cell.apply(&Arc::new(MeshConfig::default()));
+        assert_eq!(at(&cell, "127.0.0.1:8080").err().map(|refusal| refusal.reason()), Some("not_ours"));
+    }
+
+    #[tokio::test]
     async fn opaque_streams_go_by_weight_where_the_chain_splits_them() {
         let cell = cell();
         let split = |weights: &[(&str, u32)]| waypoint_model::Chain {

@@ -1,6 +1,7 @@
 //! The compiled mesh: what a request needs, looked up once.
 mod build;
 mod cell;
+mod pods;
 #[allow(clippy::module_inception)]
 mod snapshot;
 

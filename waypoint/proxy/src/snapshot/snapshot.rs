@@ -1,13 +1,14 @@
 //! One immutable view of the mesh.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hbone::Target;
 use waypoint_model::{MeshConfig, PathNormalization, Policy, Protocol, Service, Workload};
 use waypoint_policy::PolicySet;
 
+use super::pods::PodDestinations;
 use crate::jwt::{Authentication, Cache, Fetched};
 use crate::refusal::Refusal;
 use crate::routing::table::RouteTable;
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub(crate) by_address: HashMap<IpAddr, HashMap<u16, Arc<Destination>>>,
     /// Fronted services by lower-case host name, then port.
     pub(crate) by_host: HashMap<Arc<str>, HashMap<u16, Arc<Destination>>>,
+    /// Workloads that are addressed by their own address.
+    pub(crate) pods: Option<PodDestinations>,
     /// Keys of tokens that are fetched. The next snapshot takes over those that it uses.
     pub(crate) fetched: Fetched,
     /// Tokens that were verified, of all destinations.
@@ -76,6 +79,32 @@ impl Destination {
         self.unusable.as_ref().map_or(Ok(()), |why| Err(Refusal::Unserved(Arc::clone(why))))
     }
 
+    /// The same rules for a workload by its own address.
+    pub(super) fn of_workload(
+        &self,
+        service: Arc<Service>,
+        port: u16,
+        cluster: Arc<Cluster>,
+        routes: RouteTable,
+    ) -> Self {
+        Self {
+            service,
+            port,
+            protocol: self.protocol,
+            policies: self.policies.clone(),
+            policies_whole: self.policies_whole,
+            policy: Arc::clone(&self.policy),
+            opaque_policy: Arc::clone(&self.opaque_policy),
+            jwt: Arc::clone(&self.jwt),
+            path_normalization: self.path_normalization,
+            unusable: self.unusable.clone(),
+            routes,
+            cluster,
+            streams: Vec::new(),
+            telemetry: self.telemetry.clone(),
+        }
+    }
+
     /// Where one opaque stream goes.
     pub(crate) fn stream_cluster(&self) -> &Arc<Cluster> {
         let total: u64 = self.streams.iter().map(|(_, weight)| u64::from(*weight)).sum();
@@ -108,15 +137,21 @@ impl Snapshot {
     /// # Errors
     /// [`Refusal::NotOurs`] for an address or a name that this waypoint does not front, its own included;
     /// [`Refusal::UnknownDestination`] for a port that the service does not have, or a host that is not known.
-    pub fn destination(&self, target: &Target) -> Result<&Arc<Destination>, Refusal> {
+    pub fn destination(&self, target: &Target) -> Result<Arc<Destination>, Refusal> {
         let (ports, port) = match target {
             Target::Addr(address) => (self.by_address.get(&address.ip().to_canonical()), address.port()),
             Target::Host { name, port } => (self.by_host.get(name.as_str()), port.get()),
         };
         match (ports, target) {
-            (Some(ports), _) => ports.get(&port).ok_or_else(|| Refusal::UnknownDestination(target.clone())),
+            (Some(ports), _) => {
+                ports.get(&port).cloned().ok_or_else(|| Refusal::UnknownDestination(target.clone()))
+            }
             (None, Target::Host { .. }) => Err(Refusal::UnknownDestination(target.clone())),
-            (None, Target::Addr(_)) => Err(Refusal::NotOurs(target.clone())),
+            (None, Target::Addr(address)) => {
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                let made = self.pods.as_ref().and_then(|pods| pods.at(&self.mesh, address));
+                made.ok_or_else(|| Refusal::NotOurs(target.clone()))
+            }
         }
     }
 

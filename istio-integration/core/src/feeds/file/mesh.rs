@@ -63,6 +63,7 @@ pub(super) fn join(
     }
     let mesh = MeshConfig {
         services: joined.services,
+        pods: None,
         workloads: directory.into_workloads().into_iter().collect(),
         policies: attached.policies,
         routes: routed.routes,

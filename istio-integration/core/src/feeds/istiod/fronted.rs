@@ -1,17 +1,20 @@
 //! Listeners and the workload API together: the services that this waypoint fronts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use waypoint_model::{Map, Policy, PolicyKey, Route, RouteKey, Service, ServiceKey, ServicePort};
+use waypoint_model::{Map, Pods, Policy, PolicyKey, Route, RouteKey, Service, ServiceKey, ServicePort};
 
-use super::{FrontedPort, Index, Translated};
+use super::{FrontedPods, FrontedPort, Index, Translated};
 
 /// What listeners make of the mesh. What did not change stays the same `Arc`.
 #[derive(Debug, Default)]
 pub(super) struct Fronted {
     /// Services by key.
     pub(super) services: Map<ServiceKey, Arc<Service>>,
+    /// Workloads by their own address.
+    pub(super) pods: Option<Arc<Pods>>,
     /// Policies by key.
     pub(super) policies: Map<PolicyKey, Arc<Policy>>,
     /// Routes by key.
@@ -30,6 +33,7 @@ impl Fronted {
         for port in listeners.clone().flat_map(|listener| &listener.ports) {
             add(&mut services, port, unusable.as_ref(), index);
         }
+        self.pods = pods(listeners.clone(), unusable.as_ref(), self.pods.take());
         self.policies = listeners
             .clone()
             .flat_map(|listener| &listener.policies)
@@ -45,6 +49,32 @@ impl Fronted {
         };
         self.services = services.into_iter().map(keep).collect();
     }
+}
+
+/// The workloads of all listeners. Those of two listeners with different chains are not served: which one holds cannot be told.
+fn pods<'a>(
+    listeners: impl Iterator<Item = &'a Translated>,
+    unusable: Option<&String>,
+    before: Option<Arc<Pods>>,
+) -> Option<Arc<Pods>> {
+    let mut all: Option<Pods> = None;
+    for told in listeners.filter_map(|listener| listener.pods.as_ref()) {
+        let FrontedPods { addresses, protocol, chain } = told;
+        let pods = all.get_or_insert_with(|| Pods {
+            addresses: BTreeSet::new(),
+            protocol: *protocol,
+            chain: chain.clone(),
+        });
+        pods.addresses.extend(addresses.iter().map(IpAddr::to_canonical));
+        if pods.protocol != *protocol || pods.chain != *chain {
+            pods.chain.unusable.get_or_insert_with(|| "two chains for workloads by address".to_owned());
+        }
+    }
+    let mut pods = all?;
+    if let Some(why) = unusable {
+        pods.chain.unusable.get_or_insert_with(|| why.clone());
+    }
+    Some(before.filter(|before| **before == pods).unwrap_or_else(|| Arc::new(pods)))
 }
 
 fn add(

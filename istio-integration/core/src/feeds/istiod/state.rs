@@ -113,6 +113,7 @@ impl State {
         self.fronted.join(self.listeners.values(), &self.index);
         let mesh = MeshConfig {
             services: self.fronted.services.clone(),
+            pods: self.fronted.pods.clone(),
             workloads: self.index.workloads().clone(),
             policies: self.fronted.policies.clone(),
             routes: self.fronted.routes.clone(),
