@@ -1,4 +1,4 @@
-//! Services behind a waypoint, after Istio's TestServices, TestServerSideLB, TestWaypointChanges,
+//! Services behind a waypoint, after Istio's TestServices, TestPodIP, TestServerSideLB, TestWaypointChanges,
 //! TestRemoveAddWaypoint and TestCrossNamespaceWaypoint.
 
 use crate::stage::{
@@ -8,7 +8,7 @@ use crate::stage::{
 use anyhow::{Context, Result};
 use portcullis_tests::istio::{Answer, Lab, PodSpec, WaypointSettings, echo};
 use portcullis_tests::wait;
-use portcullis_tests::ztunnel::HBONE_PORT;
+use portcullis_tests::ztunnel::{HBONE_PORT, Refused};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,6 +58,48 @@ async fn every_port_of_a_service_works_and_http_is_seen_as_http() -> Result<()> 
     assert!(seen.iter().all(|connect| connect.peer == stage.waypoint.id()), "{seen:?}");
     assert_eq!(unmeshed.ztunnel.seen().len(), 0, "a pod outside of the mesh is reached without HBONE");
     Ok(())
+}
+
+#[tokio::test]
+async fn pods_by_address_through_a_waypoint_for_workloads() -> Result<()> {
+    let manifest = manifest()?.replace("waypoint-for: service", "waypoint-for: workload");
+    let stage = Stage::with("pods", &manifest, &WaypointSettings::default()).await?;
+    let unbound = Service::new(&stage.namespace, "server", "", &["v1"]).await?;
+    let spec = PodSpec::new("bound").label("app", "server").label("istio.io/use-waypoint", WAYPOINT);
+    let bound = stage.namespace.pod(&spec).await?;
+    let server = bound.echo("bound").await?;
+    let client = stage.client("client").await?;
+    let http = bound.port(echo::HTTP).to_string();
+    client.until_status(&http, &Ask::get("/"), 200).await?;
+    let rows: [(&str, u16, &[&str], bool); 5] = [
+        ("http", echo::HTTP, &[], true),
+        ("http", echo::HTTP, &["--http2"], true),
+        ("grpc", echo::GRPC, &[], true),
+        ("tcp", echo::TCP, &[], false),
+        ("tcp", echo::SERVER_FIRST, &["--server-first"], false),
+    ];
+    for (scheme, port, args, http) in rows {
+        let url = format!("{scheme}://{}", bound.port(port));
+        for answer in client.pod.echo_client(stage.waypoint.hbone(), &url, args).await? {
+            assert_eq!(answer.field("ServiceVersion"), Some("bound"), "{url}: {answer:?}");
+            assert_eq!(answer.request_header(ID).is_some(), http, "{url}: {answer:?}");
+        }
+    }
+    assert!(server.ztunnel.seen().iter().all(|connect| connect.peer == stage.waypoint.id()));
+    let pod = unbound.pods.first().context("a pod")?.port(echo::HTTP).to_string();
+    for authority in [pod, unbound.at(HTTP)] {
+        assert_eq!(Refused::status_of(client.ztunnel.connect(&authority).await), 400, "{authority}");
+    }
+    let deny = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: portcullis}]
+  action: DENY
+  rules: [{to: [{operation: {paths: [/deny]}}]}]
+";
+    stage.namespace.apply(deny).await?;
+    client.expect(&http, &[("denied", Ask::get("/deny"), 403), ("allowed", Ask::get("/"), 200)]).await
 }
 
 #[tokio::test]
