@@ -76,6 +76,18 @@ impl X509Svid {
         &self.leaf.serial
     }
 
+    /// Our chain, leaf first, in DER.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// The roots of our own trust domain, in DER.
+    #[must_use]
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        self.bundles.for_own().roots()
+    }
+
     /// Would a peer that trusts our own roots accept our chain, as client and as server?
     ///
     /// # Errors

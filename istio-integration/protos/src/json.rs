@@ -14,7 +14,8 @@ static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
     DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice()).ok()
 });
 
-/// The message as JSON, `@type` first, names in lower camel case, unset fields left out (ProtoJSON).
+/// The message as JSON, `@type` first, names as in the `.proto` files, unset fields left out: ProtoJSON as
+/// Envoy writes it in its dumps. Readers of ProtoJSON take these names and those in lower camel case alike.
 ///
 /// A type that `proto/` does not have, bytes that do not decode, and a type that is treated as a whole and holds
 /// something unknown, are given as `{"@type": …, "value": base64}`. An unknown field of a type that is used is left
@@ -54,7 +55,7 @@ fn is_value_understood(value: &Value) -> bool {
 }
 
 fn fields(message: &DynamicMessage) -> Map<String, Json> {
-    message.fields().map(|(field, value)| (field.json_name().to_owned(), field_json(&field, value))).collect()
+    message.fields().map(|(field, value)| (field.name().to_owned(), field_json(&field, value))).collect()
 }
 
 fn field_json(field: &FieldDescriptor, value: &Value) -> Json {

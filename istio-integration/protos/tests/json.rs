@@ -56,24 +56,24 @@ fn a_listener_is_written_as_protojson_writes_it_and_foreign_types_as_base64() {
         json!({
             "@type": url,
             "name": "main_internal",
-            "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 15008}},
-            "filterChains": [{
+            "address": {"socket_address": {"address": "0.0.0.0", "port_value": 15008}},
+            "filter_chains": [{
                 "name": "c",
                 "filters": [
                     {
                         "name": "envoy.filters.network.tcp_proxy",
-                        "typedConfig": {
+                        "typed_config": {
                             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                            "statPrefix": "a",
+                            "stat_prefix": "a",
                             "cluster": "inbound-vip|80|tcp|a",
-                            "idleTimeout": "1.500s",
+                            "idle_timeout": "1.500s",
                         },
                     },
-                    {"name": "acme", "typedConfig": {"@type": "type.googleapis.com/acme.Filter", "value": "AQID"}},
+                    {"name": "acme", "typed_config": {"@type": "type.googleapis.com/acme.Filter", "value": "AQID"}},
                 ],
             }],
-            "useOriginalDst": false,
-            "trafficDirection": "INBOUND",
+            "use_original_dst": false,
+            "traffic_direction": "INBOUND",
         })
     );
 }
@@ -87,7 +87,7 @@ fn wrappers_structs_and_absent_defaults_have_their_own_forms() {
     let json = to_json("x/envoy.config.route.v3.RouteAction", &action.encode_to_vec());
     assert_eq!(
         json,
-        json!({"@type": "x/envoy.config.route.v3.RouteAction", "retryPolicy": {"numRetries": 0}})
+        json!({"@type": "x/envoy.config.route.v3.RouteAction", "retry_policy": {"num_retries": 0}})
     );
 
     let text = |text: &str| prost_types::Value {
@@ -99,7 +99,7 @@ fn wrappers_structs_and_absent_defaults_have_their_own_forms() {
     let json = to_json("x/envoy.config.core.v3.Metadata", &metadata.encode_to_vec());
     assert_eq!(
         json,
-        json!({"@type": "x/envoy.config.core.v3.Metadata", "filterMetadata": {"istio": {"workload": "cart;shop"}}})
+        json!({"@type": "x/envoy.config.core.v3.Metadata", "filter_metadata": {"istio": {"workload": "cart;shop"}}})
     );
 
     let text =
@@ -114,7 +114,7 @@ fn wrappers_structs_and_absent_defaults_have_their_own_forms() {
 #[test]
 fn a_type_that_is_refused_as_a_whole_keeps_its_bytes_if_it_holds_something_unknown() {
     let url = "x/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
-    assert_eq!(to_json(url, &[0x08, 1]), json!({"@type": url, "emitFilterState": true}));
+    assert_eq!(to_json(url, &[0x08, 1]), json!({"@type": url, "emit_filter_state": true}));
     assert_eq!(to_json(url, &[0x08, 1, 0xf8, 0x07, 1]), json!({"@type": url, "value": "CAH4BwE="}));
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use certs::{MeshTls, SvidSource, TrustDomains};
 use istio_integration::feeds::file::LoadError;
@@ -129,6 +130,7 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
         feed: status,
         launch: launch.clone(),
         log,
+        started: SystemTime::now(),
         stop: ask,
     });
     let listeners = Listeners::bind(&launch.addresses, &events, workers)?;

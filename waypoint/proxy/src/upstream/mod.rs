@@ -14,6 +14,7 @@ mod resolve;
 mod retry;
 mod ring;
 mod send;
+mod status;
 mod terms;
 
 use std::collections::{HashMap, HashSet};
@@ -41,6 +42,7 @@ use originate::Origination;
 use pool::{Connections, EndpointPool};
 use resolve::{Name, Resolver};
 use send::{Blame, Failure, Message, RETRIES, deadline};
+pub use status::EndpointStatus;
 use terms::{Budget, Terms};
 
 /// Everything towards endpoints: health that outlives a snapshot, tunnels, inner HTTP connections.

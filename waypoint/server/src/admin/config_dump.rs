@@ -1,30 +1,61 @@
 //! `/config_dump`: what we were told, what we made of it, and how we were started. Never a key.
 
-use std::time::SystemTime;
-
+use serde::Serialize;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use waypoint_model::MeshConfig;
 use waypoint_proxy::drain::Phase;
 
 use super::Admin;
+use super::envoy::{self, Configs};
+use super::pages::Query;
 use crate::config::Launch;
 use crate::identity::Source;
 use crate::mesh::Mesh;
 
-/// The whole dump.
-pub(super) fn dump(admin: &Admin) -> Value {
+/// The whole dump, as JSON. It may be large: for a thread that may block.
+///
+/// Under istiod it is also an `envoy.admin.v3.ConfigDump`, by `configs`; whoever asks with `?mask=` wants nothing else.
+///
+/// # Errors
+/// When something in it cannot be JSON.
+pub(super) fn dump(admin: &Admin, query: &Query<'_>) -> Result<Vec<u8>, serde_json::Error> {
+    let configs = match &admin.launch.mesh {
+        Mesh::Istiod(bootstrap) => Some(Configs::new(admin, bootstrap, query)),
+        Mesh::Manifests(_) => None,
+    };
+    if let (Some(configs), true) = (&configs, query.get("mask").is_some()) {
+        return serde_json::to_vec_pretty(&Masked { configs });
+    }
     let snapshot = admin.config.load();
     let feed = admin.feed.borrow().clone();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "phase": phase(admin.readiness.drain.phase()),
-        "generation": snapshot.as_ref().map(|snapshot| snapshot.generation()),
-        "certificate": certificate(admin),
-        "findings": feed.findings,
-        "settings": settings(&admin.launch),
-        "mesh": snapshot.as_ref().map(|snapshot| snapshot.mesh().as_ref()),
+    serde_json::to_vec_pretty(&Dump {
+        configs,
+        version: env!("CARGO_PKG_VERSION"),
+        phase: phase(admin.readiness.drain.phase()),
+        generation: snapshot.as_ref().map(|snapshot| snapshot.generation()),
+        certificate: certificate(admin),
+        findings: &feed.findings,
+        settings: settings(&admin.launch),
+        mesh: snapshot.as_ref().map(|snapshot| snapshot.mesh().as_ref()),
     })
+}
+
+#[derive(Serialize)]
+struct Masked<'a> {
+    configs: &'a Configs<'a>,
+}
+
+#[derive(Serialize)]
+struct Dump<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configs: Option<Configs<'a>>,
+    version: &'static str,
+    phase: &'static str,
+    generation: Option<u64>,
+    certificate: Value,
+    findings: &'a [Value],
+    settings: Value,
+    mesh: Option<&'a MeshConfig>,
 }
 
 fn phase(phase: Phase) -> &'static str {
@@ -42,14 +73,10 @@ fn certificate(admin: &Admin) -> Value {
         json!({
             "id": svid.id().as_str(),
             "serial": svid.serial(),
-            "not_before": rfc3339(svid.not_before()),
-            "not_after": rfc3339(svid.not_after()),
+            "not_before": envoy::timestamp(svid.not_before()),
+            "not_after": envoy::timestamp(svid.not_after()),
         })
     })
-}
-
-fn rfc3339(at: SystemTime) -> Value {
-    OffsetDateTime::from(at).format(&Rfc3339).map_or(Value::Null, Value::String)
 }
 
 /// Session keys are counted, not shown; of certificates only where they come from.

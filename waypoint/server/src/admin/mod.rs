@@ -1,6 +1,7 @@
 //! The plain HTTP ports beside the traffic: 15000 (admin, loopback), 15020 (metrics) and 15021 (readiness).
 
 mod config_dump;
+mod envoy;
 mod pages;
 mod ready;
 mod server;

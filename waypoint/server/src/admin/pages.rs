@@ -2,17 +2,20 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
+use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use waypoint_proxy::Proxy;
 use waypoint_proxy::snapshot::ConfigCell;
 use waypoint_proxy::telemetry::Telemetry;
 use waypoint_proxy::upstream::Upstreams;
 
+use super::envoy::{self, Clusters};
 use super::{Readiness, config_dump};
 use crate::config::Launch;
 use crate::feed::FeedStatus;
@@ -37,6 +40,8 @@ pub struct Admin {
     pub launch: Launch,
     /// The log's filter.
     pub log: LogControl,
+    /// When it was started.
+    pub started: SystemTime,
     /// To end the process.
     pub stop: mpsc::Sender<Stop>,
 }
@@ -55,12 +60,29 @@ pub enum Surface {
 }
 
 type Reply = Response<Full<Bytes>>;
-type Page = (&'static str, &'static [Method], fn(&Admin, &Method, &Uri) -> Reply);
+type Page = (&'static str, &'static [Method], fn(&Admin, &Method, &Query<'_>) -> Reply);
+
+/// What stands behind the `?` of a request, undecoded.
+pub(super) struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    fn of(uri: &'a Uri) -> Self {
+        Self(uri.query().unwrap_or_default())
+    }
+
+    /// The value of the first parameter of this name; empty if it has none.
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
+    }
+}
 
 const GET: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 const BOTH: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 
+const DUMP: Page = ("/config_dump", GET, dump);
+const CLUSTERS: Page = ("/clusters", GET, clusters);
 const READY: Page = ("/healthz/ready", GET, ready);
 const STATS: Page = ("/stats/prometheus", GET, stats);
 const PLAIN_STATS: Page = ("/metrics", GET, stats);
@@ -72,8 +94,23 @@ impl Surface {
             Self::Ready => &[READY],
             Self::Metrics => &[STATS, PLAIN_STATS, READY, QUIT],
             Self::EnvoyMetrics => &[STATS, PLAIN_STATS],
-            Self::Admin => &[("/config_dump", GET, dump), ("/logging", BOTH, logging), STATS, READY, QUIT],
+            Self::Admin => &[
+                DUMP,
+                CLUSTERS,
+                ("/listeners", GET, listeners),
+                ("/certs", GET, |admin, _, _| json(&envoy::certificates(&admin.readiness))),
+                ("/server_info", GET, |admin, _, _| json(&envoy::server_info(admin))),
+                ("/logging", BOTH, logging),
+                STATS,
+                READY,
+                QUIT,
+            ],
         }
+    }
+
+    /// Whether the answer to this path may be so large that it takes noticeable time.
+    pub(super) fn is_long(self, path: &str) -> bool {
+        self == Self::Admin && (path == DUMP.0 || path == CLUSTERS.0)
     }
 }
 
@@ -87,7 +124,7 @@ impl Admin {
         match page {
             None => not_found(surface),
             Some((_, methods, _)) if !methods.contains(request.method()) => not_allowed(methods),
-            Some((_, _, answer)) => answer(self, request.method(), request.uri()),
+            Some((_, _, answer)) => answer(self, request.method(), &Query::of(request.uri())),
         }
     }
 }
@@ -122,7 +159,7 @@ fn is_from_a_page(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) || !headers.get_all("sec-fetch-site").iter().all(ours)
 }
 
-fn ready(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+fn ready(admin: &Admin, _: &Method, _: &Query<'_>) -> Reply {
     let missing = admin.readiness.missing();
     if missing.is_empty() {
         text(StatusCode::OK, "ready\n")
@@ -131,7 +168,7 @@ fn ready(admin: &Admin, _: &Method, _: &Uri) -> Reply {
     }
 }
 
-fn stats(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+fn stats(admin: &Admin, _: &Method, _: &Query<'_>) -> Reply {
     admin.telemetry.upstream_connections(admin.upstreams.connections());
     admin.telemetry.upstream_ejected(admin.upstreams.ejected());
     admin.telemetry.sessions(admin.proxy.sessions());
@@ -143,30 +180,57 @@ fn stats(admin: &Admin, _: &Method, _: &Uri) -> Reply {
     reply(StatusCode::OK, kind, admin.telemetry.render())
 }
 
-fn dump(admin: &Admin, _: &Method, _: &Uri) -> Reply {
-    match serde_json::to_vec_pretty(&config_dump::dump(admin)) {
-        Ok(json) => reply(StatusCode::OK, "application/json", json),
-        Err(error) => {
-            text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written as JSON: {error}\n"))
-        }
+fn dump(admin: &Admin, _: &Method, query: &Query<'_>) -> Reply {
+    written(config_dump::dump(admin, query))
+}
+
+fn clusters(admin: &Admin, _: &Method, query: &Query<'_>) -> Reply {
+    let snapshot = admin.config.load();
+    let mesh = snapshot.as_ref().map(|snapshot| Arc::clone(snapshot.mesh()));
+    let clusters = Clusters::new(mesh, admin.upstreams.cluster_endpoints());
+    if query.get("format") == Some("json") {
+        return json(&clusters);
+    }
+    let mut lines = String::new();
+    match clusters.write_text(&mut lines) {
+        Ok(()) => text(StatusCode::OK, lines),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
-fn logging(admin: &Admin, method: &Method, uri: &Uri) -> Reply {
-    if method == Method::POST {
-        let level = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("level="));
-        let Some(level) = level else {
-            return text(StatusCode::BAD_REQUEST, "POST /logging?level=debug, or level=hbone=debug,info\n");
-        };
-        if let Err(error) = admin.log.set(&level.replace("%2C", ",").replace("%3D", "=")) {
+fn listeners(admin: &Admin, _: &Method, query: &Query<'_>) -> Reply {
+    let addresses = &admin.launch.addresses;
+    if query.get("format") == Some("json") {
+        return json(&envoy::listeners(addresses));
+    }
+    let line = |(name, address): (&str, std::net::SocketAddr)| format!("{name}::{address}\n");
+    text(StatusCode::OK, envoy::named(addresses).map(line).collect::<String>())
+}
+
+/// Without a level a POST shows it too: istioctl asks so which loggers there are.
+fn logging(admin: &Admin, method: &Method, query: &Query<'_>) -> Reply {
+    let level = query.get("level").filter(|_| method == Method::POST);
+    if let Some(level) = level {
+        if let Err(error) = admin.log.set(&log_filter(level)) {
             return text(StatusCode::BAD_REQUEST, format!("{error}\n"));
         }
         tracing::info!(filter = level, "log filter changed");
+    } else if method == Method::POST && !query.0.is_empty() {
+        return text(StatusCode::BAD_REQUEST, "POST /logging?level=debug, or level=hbone=debug,info\n");
     }
     text(StatusCode::OK, format!("{}\n", admin.log.filter().unwrap_or_else(|| "not ours".to_owned())))
 }
 
-fn quit(admin: &Admin, _: &Method, _: &Uri) -> Reply {
+/// The filter that is asked for; Envoy's names of levels count too.
+fn log_filter(level: &str) -> String {
+    match level {
+        "warning" => "warn".to_owned(),
+        "critical" => "error".to_owned(),
+        filter => filter.replace("%2C", ",").replace("%3D", "="),
+    }
+}
+
+fn quit(admin: &Admin, _: &Method, _: &Query<'_>) -> Reply {
     // A full queue means that stops enough are waiting.
     let _ = admin.stop.try_send(Stop);
     text(StatusCode::OK, "stopping\n")
@@ -188,6 +252,19 @@ fn not_allowed(methods: &[Method]) -> Reply {
         reply.headers_mut().insert(ALLOW, value);
     }
     reply
+}
+
+fn json(value: &impl Serialize) -> Reply {
+    written(serde_json::to_vec_pretty(value))
+}
+
+fn written(json: Result<Vec<u8>, serde_json::Error>) -> Reply {
+    match json {
+        Ok(json) => reply(StatusCode::OK, "application/json", json),
+        Err(error) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written as JSON: {error}\n"))
+        }
+    }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
@@ -269,6 +346,25 @@ mod tests {
         page.insert(ORIGIN, "https://evil.test".parse().unwrap());
         let loopback = "127.0.0.1".parse().unwrap();
         assert!(forbidden(Surface::Metrics, loopback, "/quitquitquit", &page).is_some());
+    }
+
+    #[test]
+    fn parameters_are_found_by_their_whole_name() {
+        let query = Query("include_eds&mask=a,b&level=hbone=debug&mask=c");
+        assert_eq!(query.get("include_eds"), Some(""));
+        assert_eq!(query.get("mask"), Some("a,b"));
+        assert_eq!(query.get("level"), Some("hbone=debug"));
+        assert_eq!(query.get("eds"), None);
+        assert_eq!(Query("").get("mask"), None);
+    }
+
+    #[test]
+    fn levels_are_understood_by_envoys_names_too() {
+        for (asked, filter) in
+            [("warning", "warn"), ("critical", "error"), ("hbone%3Ddebug%2Cinfo", "hbone=debug,info")]
+        {
+            assert_eq!(log_filter(asked), filter);
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ Listens on all addresses, IPv6 and IPv4:
   15008  HBONE tunnels                        15021  /healthz/ready
   15020  /stats/prometheus, /healthz/ready    15090  /stats/prometheus
 and on loopback:
-  15000  /config_dump, /logging
+  15000  /config_dump, /clusters, /listeners, /server_info, /certs, /logging, as istioctl asks for them
 
 Read from the environment (istiod sets what is needed):
   XDS_ADDRESS, PROXY_CONFIG.discoveryAddress, CA_ADDRESS, CA_ADDR   where istiod is (istiod.istio-system.svc:15012)

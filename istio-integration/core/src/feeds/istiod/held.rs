@@ -34,6 +34,14 @@ pub struct Version {
     pub since: SystemTime,
 }
 
+impl Version {
+    /// The message as Envoy would write it in a dump ([`istio_protos::to_json`]).
+    #[must_use]
+    pub fn to_json(&self, kind: Kind) -> serde_json::Value {
+        istio_protos::to_json(kind.type_url(), &self.body)
+    }
+}
+
 impl HeldResources {
     /// All, by kind and name.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, &str, &HeldResource)> {
