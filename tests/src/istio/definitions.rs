@@ -47,12 +47,14 @@ pub(super) fn resources(folder: &Path) -> Result<Vec<Value>> {
 }
 
 /// The node that all pods are on, Istio's namespace, and the accounts of its programs.
-pub(super) fn base() -> [Value; 4] {
+pub(super) fn base() -> [Value; 5] {
     let account = |name: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "istio-system"}});
     let places = json!({"topology.kubernetes.io/region": "r1", "topology.kubernetes.io/zone": "z1", "kubernetes.io/hostname": "node1"});
     [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}),
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "labels": places}}),
+        // Whose token istioctl shows to istiod; in a cluster a controller makes it.
+        account("default"),
         account("istiod"),
         account("ztunnel"),
     ]

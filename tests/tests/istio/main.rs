@@ -8,6 +8,7 @@ mod deploy;
 mod deployment;
 mod direct;
 mod enclosure;
+mod istioctl;
 mod readme;
 mod routing;
 mod services;
