@@ -72,6 +72,14 @@ pub fn uri_sans(certificate: &[u8]) -> Vec<String> {
     uris.collect()
 }
 
+/// The serial number of a certificate in hexadecimal digits; empty if it can't be read.
+#[must_use]
+pub fn serial(certificate: &[u8]) -> String {
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return String::new() };
+    parsed.raw_serial_as_string().replace(':', "")
+}
+
 /// The crypto of every test peer; named once, so that no process-wide default is needed.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())

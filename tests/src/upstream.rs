@@ -237,7 +237,11 @@ pub struct Echo {
 impl Echo {
     /// Starts a server that greets each connection with `greeting` (may be empty).
     pub async fn start(address: SocketAddr, greeting: &'static [u8]) -> Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
+        Self::on(TcpListener::bind(address).await.with_context(|| address.to_string())?, greeting)
+    }
+
+    /// The same on a listener that is there, perhaps in another network than this process's.
+    pub fn on(listener: TcpListener, greeting: &'static [u8]) -> Result<Self> {
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();

@@ -105,6 +105,14 @@ impl Client {
         }
     }
 
+    /// Whether one more request can be sent: the other side has neither closed the connection nor said that it will.
+    pub async fn is_open(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.lock().await.ready().await.is_ok(),
+            Sender::Http2(sender) => sender.clone().ready().await.is_ok(),
+        }
+    }
+
     /// Sends a request and reads its whole answer.
     pub async fn send(&self, request: Request<Body>) -> Result<Reply> {
         let response = self.open(request).await?;

@@ -20,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 pub struct SeenConnect {
     /// The client's SPIFFE id: the first URI SAN of its certificate.
     pub peer: String,
+    /// The serial number of that certificate.
+    pub serial: String,
     /// `:authority` as sent.
     pub authority: String,
     /// The other headers.
@@ -144,8 +146,9 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, connection: usize, shared:
     let pod = tcp.local_addr()?.ip();
     let tls = acceptor.accept(tcp).await.context("TLS")?;
     let shown = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer =
-        shown.and_then(|leaf| tls::uri_sans(leaf).into_iter().next()).context("client without URI SAN")?;
+    let shown = shown.context("client without certificate")?;
+    let peer = tls::uri_sans(shown).into_iter().next().context("client without URI SAN")?;
+    let serial = tls::serial(shown);
     let mut http = h2::server::Builder::new()
         .initial_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
@@ -159,7 +162,7 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, connection: usize, shared:
         tokio::select! {
             accepted = http.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return Ok(()) };
-                let seen = note(&request, &peer, connection);
+                let seen = note(&request, &peer, &serial, connection);
                 lock(&shared.seen).push(seen.clone());
                 streams.spawn(handle(request, respond, seen, pod, shared.next_answer()));
             }
@@ -168,9 +171,14 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, connection: usize, shared:
     }
 }
 
-fn note(request: &Request<RecvStream>, peer: &str, connection: usize) -> SeenConnect {
-    let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-    SeenConnect { peer: peer.to_owned(), authority, headers: request.headers().clone(), connection }
+fn note(request: &Request<RecvStream>, peer: &str, serial: &str, connection: usize) -> SeenConnect {
+    SeenConnect {
+        peer: peer.to_owned(),
+        serial: serial.to_owned(),
+        authority: request.uri().authority().map(ToString::to_string).unwrap_or_default(),
+        headers: request.headers().clone(),
+        connection,
+    }
 }
 
 async fn handle(

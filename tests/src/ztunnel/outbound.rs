@@ -73,6 +73,8 @@ impl Outbound {
         tcp.set_nodelay(true)?;
         let name = ServerName::IpAddress(self.waypoint.ip().into());
         let tls = self.tls.connect(name, tcp).await.context("TLS with the waypoint")?;
+        let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let serial = leaf.map(|leaf| tls::serial(leaf)).context("a certificate")?.into();
         let (send, driver) = h2::client::Builder::new()
             .initial_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
@@ -80,7 +82,7 @@ impl Outbound {
             .handshake::<_, Bytes>(tls)
             .await?;
         let driver = tokio::spawn(driver);
-        Ok(Connection { send, driver: Arc::new(Driver(Mutex::new(driver))) })
+        Ok(Connection { send, serial, driver: Arc::new(Driver(Mutex::new(driver))) })
     }
 
     /// Opens a stream to `authority` on the pooled connection, dialling when there is none that still works.
@@ -123,6 +125,8 @@ impl Outbound {
 #[derive(Clone)]
 pub struct Connection {
     send: SendRequest<Bytes>,
+    /// The serial number of the certificate that the waypoint showed.
+    pub serial: Arc<str>,
     driver: Arc<Driver>,
 }
 

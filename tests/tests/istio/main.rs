@@ -3,13 +3,17 @@
 
 mod analyze;
 mod authorization;
+mod control_plane;
 mod controlplane;
 mod deploy;
 mod deployment;
 mod direct;
 mod enclosure;
 mod istioctl;
+mod load;
 mod readme;
+mod rollout;
+mod rotation;
 mod routing;
 mod services;
 mod stage;

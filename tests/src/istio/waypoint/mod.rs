@@ -157,8 +157,15 @@ impl Waypoint {
 
     /// Whether its probe succeeds now.
     pub async fn is_ready(&self) -> bool {
-        let reply = get(self.pod.port(self.container.probe.port), &self.container.probe.path).await;
-        reply.is_ok_and(|reply| reply.status.is_success())
+        self.probe().await.is_ok_and(|reply| reply.status.is_success())
+    }
+
+    /// What its probe gets.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn probe(&self) -> Result<Reply> {
+        get(self.pod.port(self.container.probe.port), &self.container.probe.path).await
     }
 
     async fn write_endpoint(&self, ready: bool) -> Result<()> {

@@ -1,0 +1,181 @@
+//! MCP: a server with sessions, a client that calls a tool in one of them, and one that listens.
+
+use super::callers::Kept;
+use super::{Caller, Way};
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Frame;
+use portcullis_tests::http::{Body, Client, Events, empty, post_json};
+use portcullis_tests::upstream::{self, Seen, accepted, open_events};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::interval;
+
+const SESSION: &str = "mcp-session-id";
+const REVISION: &str = "2025-06-18";
+
+/// A server's sessions. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Sessions(Arc<Mutex<Vec<String>>>);
+
+impl Sessions {
+    /// All that were opened.
+    pub(crate) fn opened(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Answers requests for `/mcp`.
+    pub(crate) fn answer(&self, seen: &Seen) -> Option<Response<Body>> {
+        if seen.uri.path() != "/mcp" {
+            return None;
+        }
+        let message = seen.json();
+        if message["method"] == "initialize" {
+            return Some(self.open(seen));
+        }
+        let named = seen.headers.get(SESSION).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        if !self.opened().iter().any(|opened| opened == named) {
+            return Some(upstream::text(StatusCode::NOT_FOUND, "no such session"));
+        }
+        Some(match message["method"].as_str() {
+            None if seen.method == Method::GET => notices(),
+            Some("tools/call") => {
+                let text = message["params"]["arguments"]["text"].clone();
+                upstream::result(seen, &json!({"content": [{"type": "text", "text": text}]}))
+            }
+            _ => accepted(),
+        })
+    }
+
+    fn open(&self, seen: &Seen) -> Response<Body> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let id = format!("servers-own-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let result = json!({
+            "protocolVersion": REVISION, "capabilities": {"tools": {}},
+            "serverInfo": {"name": "app", "version": "1"},
+        });
+        let mut response = upstream::result(seen, &result);
+        if let Ok(value) = id.parse() {
+            response.headers_mut().insert(SESSION, value);
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        response
+    }
+}
+
+/// Notifications without end.
+fn notices() -> Response<Body> {
+    let (sender, response) = open_events();
+    tokio::spawn(async move {
+        let mut pace = interval(Duration::from_millis(20));
+        loop {
+            pace.tick().await;
+            let notice = json!({"jsonrpc": "2.0", "method": "notifications/message",
+                                "params": {"level": "info", "data": "tick"}});
+            if sender.send(Frame::data(Bytes::from(format!("data: {notice}\n\n")))).await.is_err() {
+                return;
+            }
+        }
+    });
+    response
+}
+
+/// Opens a session, and returns its id as the client sees it.
+pub(crate) async fn initialize(way: &Way) -> Result<String> {
+    let mut client = Kept::new(way);
+    let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": REVISION, "capabilities": {}, "clientInfo": {"name": "bot", "version": "1"}}});
+    let reply = client.exchange(post_json("/mcp", "app", &hello)?).await?;
+    let id = reply.headers.get(SESSION).with_context(|| format!("{} {}", reply.status, reply.text()))?;
+    let id = id.to_str()?.to_owned();
+    let begun = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    let reply = client.exchange(in_session(post_json("/mcp", "app", &begun)?, &id)?).await?;
+    ensure!(reply.status == 202, "{} {}", reply.status, reply.text());
+    Ok(id)
+}
+
+fn in_session(mut request: Request<Body>, id: &str) -> Result<Request<Body>> {
+    request.headers_mut().insert(SESSION, id.parse()?);
+    request.headers_mut().insert("mcp-protocol-version", REVISION.parse()?);
+    Ok(request)
+}
+
+/// Calls a tool again and again in one session.
+pub(crate) struct Calls {
+    client: Kept,
+    /// Whether it stays on its connection.
+    keeps: bool,
+    session: String,
+    next: u64,
+}
+
+impl Calls {
+    pub(crate) fn new(way: &Way, session: &str) -> Self {
+        Self { client: Kept::new(way), keeps: true, session: session.to_owned(), next: 1 }
+    }
+
+    /// The same with a connection for each call, so that any waypoint may get it.
+    pub(crate) fn anew(way: &Way, session: &str) -> Self {
+        Self { keeps: false, ..Self::new(way, session) }
+    }
+}
+
+impl Caller for Calls {
+    async fn ask(&mut self) -> Result<()> {
+        let text = format!("word {}", self.next);
+        let call = json!({"jsonrpc": "2.0", "id": self.next, "method": "tools/call",
+                          "params": {"name": "echo", "arguments": {"text": text}}});
+        self.next += 1;
+        let reply =
+            self.client.exchange(in_session(post_json("/mcp", "app", &call)?, &self.session)?).await?;
+        ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        let told: Value = reply.json()?;
+        ensure!(told["result"]["content"][0]["text"] == *text, "{told}");
+        if !self.keeps {
+            self.client.leave();
+        }
+        Ok(())
+    }
+}
+
+/// Listens to the server in one session. A stream that is cut is opened again, as clients do; the session must be there.
+pub(crate) struct Listens {
+    way: Way,
+    session: String,
+    open: Option<(Client, Events)>,
+}
+
+impl Listens {
+    pub(crate) fn new(way: &Way, session: &str) -> Self {
+        Self { way: way.clone(), session: session.to_owned(), open: None }
+    }
+
+    async fn listen(&self) -> Result<(Client, Events)> {
+        let client = Client::http1(self.way.open().await?).await?;
+        let request = Request::get("/mcp").header("host", "app").header("accept", "text/event-stream");
+        let response = client.open(in_session(request.body(empty())?, &self.session)?).await?;
+        ensure!(response.status() == 200, "{}", response.status());
+        Ok((client, Events::of(response)))
+    }
+}
+
+impl Caller for Listens {
+    async fn ask(&mut self) -> Result<()> {
+        // Once cut, once opened: more than two are a server that does not let us listen.
+        for _ in 0..2 {
+            let mut open = match self.open.take() {
+                Some(open) => open,
+                None => self.listen().await?,
+            };
+            if let Ok(Some(event)) = open.1.next().await {
+                ensure!(event.data.contains("tick"), "{event:?}");
+                self.open = Some(open);
+                return Ok(());
+            }
+        }
+        bail!("a stream that was just opened brought nothing")
+    }
+}

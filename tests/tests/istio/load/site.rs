@@ -1,0 +1,184 @@
+//! Two Services behind a waypoint that istiod deployed, whose application answers whatever the callers ask.
+
+use super::{Way, callers};
+use anyhow::Result;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper::body::Frame;
+use portcullis_tests::http::{Body, Client, Reply, streamed};
+use portcullis_tests::istio::{Lab, Namespace, Pod, PodSpec};
+use portcullis_tests::upstream::{self, Echo, Seen, Upstream};
+use portcullis_tests::wait;
+use portcullis_tests::ztunnel::Inbound;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::interval;
+
+/// Ports of the Service `app`.
+pub(crate) const HTTP: u16 = 80;
+pub(crate) const TCP: u16 = 81;
+
+/// Port of the Service `rpc`, which has the same pods.
+pub(crate) const GRPC: u16 = 82;
+
+/// Ports of its pod.
+const HTTP_TARGET: u16 = 8080;
+const TCP_TARGET: u16 = 9000;
+
+/// The name of the Gateway that we ship.
+pub(crate) const WAYPOINT: &str = "portcullis";
+
+/// Pause between two events of the endless stream.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a user applies, with more for the container (YAML of its fields) and for the pod's `volumes`.
+pub(crate) fn manifest(container: &str, volumes: &str) -> String {
+    let shipped = include_str!("../../../../deploy/istio/waypoint.yaml");
+    let image = shipped.lines().find(|line| line.trim_start().starts_with("image: "));
+    let image = image.unwrap_or_else(|| panic!("the manifest that we ship names an image:\n{shipped}"));
+    let column = |indent: usize, text: &str| {
+        text.lines().map(|line| format!("\n{:indent$}{line}", "")).collect::<String>()
+    };
+    let more = format!("{image}{}{}", column(12, container), column(10, volumes));
+    shipped.replace(image, &more)
+}
+
+type Script = Arc<dyn Fn(&Seen) -> Option<Response<Body>> + Send + Sync>;
+
+/// The Services and their pods.
+pub(crate) struct Site {
+    pub(crate) namespace: Namespace,
+    pub(crate) replicas: Vec<Replica>,
+    script: Script,
+    app: Ipv4Addr,
+    rpc: Ipv4Addr,
+}
+
+/// A pod with its application.
+pub(crate) struct Replica {
+    pub(crate) ztunnel: Inbound,
+    pod: Pod,
+    _application: Upstream,
+    _echo: Echo,
+}
+
+impl Replica {
+    async fn start(namespace: &Namespace, name: &str, script: Script) -> Result<Self> {
+        let spec = PodSpec::new(name).service_account("app").label("app", "app");
+        let pod = namespace.pod(&spec).await?;
+        let ztunnel = pod.serve_hbone().await?;
+        let listener = pod.network.listen(pod.port(HTTP_TARGET))?;
+        let application = Upstream::on(listener, move |seen| script(seen).unwrap_or_else(|| answer(seen)))?;
+        let echo = Echo::on(pod.network.listen(pod.port(TCP_TARGET))?, b"")?;
+        Ok(Self { ztunnel, pod, _application: application, _echo: echo })
+    }
+}
+
+impl Site {
+    /// A namespace whose name begins with `name`, with the Gateway of `manifest` and no pod of it yet. The application
+    /// answers by `script` where it has an answer.
+    pub(crate) async fn new(
+        name: &str,
+        manifest: &str,
+        script: impl Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let namespace = Lab::get()?.namespace(name).await?;
+        namespace.apply(manifest).await?;
+        namespace.apply(SERVICES).await?;
+        let (app, rpc) = (namespace.service_address("app").await?, namespace.service_address("rpc").await?);
+        let mut site = Self { namespace, replicas: Vec::new(), script: Arc::new(script), app, rpc };
+        site.grow().await?;
+        Ok(site)
+    }
+
+    /// One more pod.
+    pub(crate) async fn grow(&mut self) -> Result<()> {
+        let name = format!("app-{}", self.replicas.len());
+        self.replicas.push(Replica::start(&self.namespace, &name, self.script.clone()).await?);
+        let pods: Vec<_> = self.replicas.iter().map(|replica| &replica.pod).collect();
+        self.namespace.endpoints("app", &pods).await?;
+        self.namespace.endpoints("rpc", &pods).await
+    }
+
+    /// The authority of a CONNECT to one of the ports.
+    pub(crate) fn at(&self, port: u16) -> String {
+        format!("{}:{port}", if port == GRPC { self.rpc } else { self.app })
+    }
+
+    /// Waits until the waypoint knows the Service.
+    pub(crate) async fn is_known(way: &Way) -> Result<()> {
+        let mut last = String::new();
+        wait::until_async("the waypoint carries requests", async || {
+            let asked = ask(way, "/").await;
+            last = format!("{asked:?}");
+            Ok(asked.ok().filter(|reply| reply.status == 200))
+        })
+        .await
+        .map(drop)
+        .map_err(|error| error.context(last))
+    }
+}
+
+/// GET of `path` on a stream of its own.
+pub(crate) async fn ask(way: &Way, path: &str) -> Result<Reply> {
+    Client::http1(way.open().await?).await?.send(callers::get(path)?).await
+}
+
+const SERVICES: &str = "apiVersion: v1
+kind: Service
+metadata: {name: app, labels: {istio.io/use-waypoint: portcullis}}
+spec:
+  selector: {app: app}
+  ports:
+  - {name: http, port: 80, targetPort: 8080, appProtocol: http}
+  - {name: tcp, port: 81, targetPort: 9000, appProtocol: tcp}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: rpc, labels: {istio.io/use-waypoint: portcullis}}
+spec:
+  selector: {app: app}
+  ports:
+  - {name: grpc, port: 82, targetPort: 8080, appProtocol: grpc}
+";
+
+fn answer(seen: &Seen) -> Response<Body> {
+    match seen.uri.path() {
+        "/ticks" => ticks(),
+        "/echo.Echo/Unary" => grpc(seen.body.clone()),
+        _ => upstream::text(StatusCode::OK, "ok"),
+    }
+}
+
+/// Numbered events without end.
+fn ticks() -> Response<Body> {
+    let (sender, response) = upstream::open_events();
+    tokio::spawn(async move {
+        let mut pace = interval(TICK);
+        for number in 0_u64.. {
+            pace.tick().await;
+            let event = Bytes::from(format!("id: {number}\ndata: {number}\n\n"));
+            if sender.send(Frame::data(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+    response
+}
+
+/// The message back, and the status in trailers.
+fn grpc(message: Bytes) -> Response<Body> {
+    let (sender, body) = streamed();
+    let trailers = HeaderMap::from_iter([(
+        header::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    for frame in [Frame::data(message), Frame::trailers(trailers)] {
+        // The queue is longer than two.
+        let _ = sender.try_send(frame);
+    }
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
