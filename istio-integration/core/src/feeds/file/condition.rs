@@ -71,7 +71,7 @@ impl Key<'_> {
     fn test(&self, text: &str, context: &Context<'_>) -> Result<Vec<Expr>, String> {
         let one = match self {
             Key::Attribute(read) => return read(text, context),
-            Key::Header(name) => Test::Header { name: name.clone(), value: StringMatch::parse(text) },
+            Key::Header(name) => Test::Header { name: name.clone(), value: header_value(text) },
             Key::Claim(path) => Test::Claim { path: path.clone(), value: StringMatch::parse(text) },
             Key::Fact(filter, key) => Test::Fact {
                 filter: (*filter).to_owned(),
@@ -80,6 +80,14 @@ impl Key<'_> {
             },
         };
         Ok(vec![Expr::Test(one)])
+    }
+}
+
+/// Of a header `*` asks whether it is there, were it empty (Envoy's `present_match`); elsewhere `*` is no empty text.
+fn header_value(text: &str) -> StringMatch {
+    match text {
+        "*" => StringMatch::Prefix(String::new()),
+        other => StringMatch::parse(other),
     }
 }
 
@@ -174,6 +182,11 @@ mod tests {
             |filter: &str, key: &str, value| Test::Fact { filter: filter.into(), key: key.into(), value };
         let rows = [
             ("request.headers[X-Team]", "a", Test::Header { name: "x-team".into(), value: exact("a") }),
+            (
+                "request.headers[X-Team]",
+                "'*'",
+                Test::Header { name: "x-team".into(), value: StringMatch::Prefix(String::new()) },
+            ),
             ("source.ip", "10.0.0.0/8", Test::SourceIp("10.0.0.0/8".parse().unwrap())),
             ("remote.ip", "10.0.0.1", Test::RemoteIp("10.0.0.1/32".parse().unwrap())),
             ("source.namespace", "a", Test::Namespace(exact("a"))),
