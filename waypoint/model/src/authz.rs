@@ -101,7 +101,7 @@ pub enum Test {
     Method(StringMatch),
     /// Normalized path without query.
     Path(PathPattern),
-    /// A request header, name in lower case; several lines are joined by `,`, as Envoy does.
+    /// A request header, name in lower case; any of several lines, or all joined by `,`.
     Header {
         /// Lower-case name.
         name: String,

@@ -62,6 +62,11 @@ pub(crate) struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
+    /// Whether the request says on whose behalf it comes: `X-Forwarded-For`, which any client can write.
+    pub(crate) fn names_a_client(&self) -> bool {
+        self.attributes.http.is_some_and(|http| http.headers.contains_key("x-forwarded-for"))
+    }
+
     pub(crate) fn new(attributes: &'a Attributes<'a>) -> Self {
         let authority = attributes.http.map_or("", |http| http.authority);
         let mixed = authority.bytes().any(|b| b.is_ascii_uppercase());

@@ -167,6 +167,8 @@ impl Matcher {
                 truth::of(peer.is_some_and(|id| values.matches(id.trust_domain().as_bytes())))
             }
             Self::SourceIp(ranges) => truth::of(ranges.contain(source.ip)),
+            // Who the original client was is only claimed where the request names one: neither permitted by it nor let go.
+            Self::RemoteIp(_) if head.names_a_client() => Truth::NotYet,
             Self::RemoteIp(ranges) => truth::of(ranges.contain(source.remote_ip)),
             // A tunnel to a host name reaches the same service as one to its address: which one cannot be told.
             Self::DestinationIp(ranges) => {
@@ -241,15 +243,16 @@ impl Field {
     }
 }
 
-/// Several lines of one name are one value, joined by `,`, as Envoy does.
+/// Several lines of one name are as many values, and also one value joined by `,` (RFC 9110 §5.3): a test that holds for
+/// any of them holds, so that no line hides another from a DENY (Envoy's `rbac_match_headers_individually`).
 fn header_matches(headers: &HeaderMap, name: &HeaderName, values: &Strings) -> bool {
-    let mut lines = headers.get_all(name).iter();
-    let Some(first) = lines.next() else { return false };
-    let Some(second) = lines.next() else { return values.matches(first.as_bytes()) };
-    let mut joined = first.as_bytes().to_vec();
-    for line in std::iter::once(second).chain(lines) {
-        joined.push(b',');
-        joined.extend_from_slice(line.as_bytes());
+    let lines = || headers.get_all(name).iter();
+    if lines().any(|line| values.matches(line.as_bytes())) {
+        return true;
     }
+    if lines().nth(1).is_none() {
+        return false;
+    }
+    let joined = lines().map(http::HeaderValue::as_bytes).collect::<Vec<_>>().join(&b","[..]);
     values.matches(&joined)
 }

@@ -250,7 +250,8 @@ fn answer_http(test: &Test, http: &crate::support::Http) -> bool {
         Test::Header { name, value } => {
             let lines: Vec<&str> =
                 http.headers.get_all(name).iter().map(|line| line.to_str().unwrap()).collect();
-            !lines.is_empty() && like(&lines.join(","), value)
+            let any = lines.iter().any(|line| like(line, value));
+            any || (!lines.is_empty() && like(&lines.join(","), value))
         }
         Test::RequestPrincipal(want) => {
             let text = |name: &str| http.claims.as_ref()?[name].as_str().map(str::to_owned);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
@@ -74,10 +74,22 @@ pub(crate) fn prepare(parts: &mut Parts, how: PathNormalization) -> Result<Targe
     let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
     parts.uri = Uri::from(whole.parse::<PathAndQuery>().map_err(|_malformed| "path_character")?);
     strip_hop_by_hop(&mut parts.headers)?;
+    join_cookies(&mut parts.headers)?;
     for name in STEERING {
         parts.headers.remove(name);
     }
     Ok(Target { authority, path, query, token: None })
+}
+
+/// HTTP/2 may split a cookie into lines, which are one value when put together (RFC 9113 §8.2.3): judged as the server reads it.
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let whole = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).map_err(|_invalid| "cookie")?;
+    headers.insert(COOKIE, whole);
+    Ok(())
 }
 
 /// One authority, however it was said: a request whose `:authority` (or absolute form) and `Host` differ is two requests.
@@ -93,6 +105,7 @@ fn authority(parts: &Parts) -> Result<String, &'static str> {
             Err("host_differs")
         }
         (Some(authority), _) => Ok(authority.as_str().to_owned()),
+        (None, Some(host)) if host.contains('@') => Err("userinfo"),
         (None, Some(host)) => Ok(host.to_owned()),
         (None, None) if parts.version == Version::HTTP_10 => Ok(String::new()),
         (None, None) => Err("no_host"),
@@ -212,6 +225,23 @@ mod tests {
 
     fn parts(request: http::request::Builder) -> Parts {
         request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn crumbs_of_a_cookie_are_judged_as_one() {
+        let request =
+            http::Request::get("/").header("host", "x").header("cookie", "a=1").header("cookie", "b=2");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        prepare(&mut parts, PathNormalization::Base).unwrap();
+        let cookies: Vec<_> = parts.headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_host_with_a_user_is_no_host() {
+        let request = http::Request::get("/").header("host", "x@admin.example");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(prepare(&mut parts, PathNormalization::Base).err(), Some("userinfo"));
     }
 
     #[test]

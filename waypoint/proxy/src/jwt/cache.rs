@@ -33,8 +33,15 @@ impl Default for Cache {
     }
 }
 
-pub(super) fn entry(rules: u128, keys: impl Iterator<Item = u64>, at: &[usize], token: &str) -> Entry {
+pub(super) fn entry(
+    kind: u8,
+    rules: u128,
+    keys: impl Iterator<Item = u64>,
+    at: &[usize],
+    token: &str,
+) -> Entry {
     let mut hash = Context::new(&SHA256);
+    hash.update(&[kind]);
     hash.update(&rules.to_ne_bytes());
     keys.for_each(|keys| hash.update(&keys.to_ne_bytes()));
     at.iter().for_each(|rule| hash.update(&rule.to_ne_bytes()));

@@ -164,15 +164,15 @@ impl Authentication {
             return true; // Keys that were fetched may have changed since; Envoy does not look again either.
         }
         // Entries of a list are asked for one by one.
-        let entry = self.entry(&verified.at, &verified.token);
-        if self.cache.get(&entry).is_some() {
+        let entry = self.entry(b'w', &verified.at, &verified.token);
+        if entry.as_ref().is_some_and(|entry| self.cache.get(entry).is_some()) {
             return true;
         }
         let Ok(token) = Token::parse(&verified.token) else { return false };
         let good =
             |rule: &Rule| rule.current_keys().is_some_and(|keys| rule.check(&token, &keys, now()).is_ok());
         let accepted = self.rules.iter().filter(|rule| rule.is_for(&token.issuer)).any(good);
-        if accepted {
+        if let Some(entry) = entry.filter(|_| accepted) {
             self.cache.insert(entry, Arc::clone(verified));
         }
         accepted
@@ -206,9 +206,12 @@ impl Authentication {
         Err(rejection)
     }
 
-    fn entry(&self, at: &[usize], token: &str) -> cache::Entry {
-        let keys = self.rules.iter().map(|rule| rule.current_keys().map_or(0, |keys| keys.id()));
-        cache::entry(self.id, keys, at, token)
+    /// Where a token is remembered; `None` while keys are not here, since what they would verify cannot be. `kind` keeps what
+    /// was watched apart from what was verified: the one may have been verified by other rules.
+    fn entry(&self, kind: u8, at: &[usize], token: &str) -> Option<cache::Entry> {
+        let keys: Option<Vec<_>> =
+            self.rules.iter().map(|rule| rule.current_keys().map(|keys| keys.id())).collect();
+        Some(cache::entry(kind, self.id, keys?.into_iter(), at, token))
     }
 
     fn find(&self, parts: &Parts) -> Result<Option<Found>, Rejection> {
@@ -228,8 +231,10 @@ impl Authentication {
     }
 
     async fn verify(&self, found: &Found) -> Result<Arc<Verified>, Rejection> {
-        let entry = self.entry(&found.at, &found.token);
-        if let Some(verified) = self.cache.get(&entry) {
+        // Before the fetch, which may bring other keys.
+        let entry = self.entry(b'v', &found.at, &found.token);
+        let known = entry.as_ref().and_then(|entry| self.cache.get(entry));
+        if let Some(verified) = known {
             return if verified.is_current() { Ok(verified) } else { Err(Rejection::Expired) };
         }
         let token = Token::parse(&found.token)?;
@@ -244,7 +249,9 @@ impl Authentication {
             match checked {
                 Ok(()) => {
                     let verified = Arc::new(rule.verified(token, found, self.id));
-                    self.cache.insert(entry, Arc::clone(&verified));
+                    if let Some(entry) = self.entry(b'v', &found.at, &found.token) {
+                        self.cache.insert(entry, Arc::clone(&verified));
+                    }
                     return Ok(verified);
                 }
                 Err(other) => rejection = other.or_worse(rejection),

@@ -40,7 +40,11 @@ pub(super) fn build(
     for service in mesh.services.values().filter(|service| service.fronted) {
         let ports = destinations(mesh, service, &mut clusters, &mut tokens, &mut plans, previous, generation);
         for vip in &service.vips {
-            snapshot.by_address.insert(vip.to_canonical(), ports.clone());
+            let at = snapshot.by_address.entry(vip.to_canonical()).or_default();
+            for (number, destination) in &ports {
+                let shared = at.get(number).map(|other| Arc::new(destination.contested(other)));
+                at.insert(*number, shared.unwrap_or_else(|| Arc::clone(destination)));
+            }
         }
         for host in
             std::iter::once(service.key.hostname.as_ref()).chain(service.aliases.iter().map(String::as_str))

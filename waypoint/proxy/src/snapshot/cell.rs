@@ -320,6 +320,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_and_port_of_two_services_serves_neither() {
+        let cell = cell();
+        let mut mesh = MeshConfig::default();
+        for (name, port) in [("a", 80), ("b", 80), ("c", 81)] {
+            let mut service = service(name, true, Vec::new(), Vec::new());
+            service.ports = [(port, ServicePort::new(None, Protocol::Http))].into();
+            mesh.services.insert(service.key.clone(), Arc::new(service));
+        }
+        cell.apply(&Arc::new(mesh));
+        let snapshot = cell.load().unwrap();
+        let served = |target: &str| snapshot.destination(&Target::parse(target).unwrap()).unwrap().served();
+        let why = served("10.96.0.1:80").expect_err("contested").detail();
+        assert!(why.contains("tools/a.tools") && why.contains("tools/b.tools"), "{why}");
+        assert!(served("10.96.0.1:81").is_ok(), "another port of the address is one service's own");
+        assert!(served("a.tools.svc.cluster.local:80").is_ok(), "its name is its own");
+    }
+
+    #[tokio::test]
     async fn opaque_streams_go_by_weight_where_the_chain_splits_them() {
         let cell = cell();
         let split = |weights: &[(&str, u32)]| waypoint_model::Chain {

@@ -79,6 +79,17 @@ impl Destination {
         self.unusable.as_ref().map_or(Ok(()), |why| Err(Refusal::Unserved(Arc::clone(why))))
     }
 
+    /// What two services with one address and port come to: which one is meant cannot be told, so none is served.
+    pub(super) fn contested(&self, other: &Self) -> Self {
+        let (one, two) = (&other.service.key, &self.service.key);
+        let why = format!("{one} and {two} have the same address and port {}", self.port);
+        let routes = RouteTable::compile(self.port, &[], &self.cluster, &mut |_| {
+            Err("nothing is served here".to_owned())
+        });
+        let (service, cluster) = (Arc::clone(&self.service), Arc::clone(&self.cluster));
+        Self { unusable: Some(why.into()), ..self.of_workload(service, self.port, cluster, routes) }
+    }
+
     /// The same rules for a workload by its own address.
     pub(super) fn of_workload(
         &self,

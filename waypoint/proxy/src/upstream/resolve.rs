@@ -177,6 +177,11 @@ impl Name {
 
     fn keep(&self, told: io::Result<Vec<SocketAddr>>) {
         let now = self.resolver.now();
+        // A name that somebody else serves must not lead to what trusts this host, such as our admin port.
+        let ours = |address: &SocketAddr| address.ip().is_loopback() || address.ip().is_unspecified();
+        let told = told.map(|found| {
+            found.into_iter().filter(|at| self.host == "localhost" || !ours(at)).collect::<Vec<_>>()
+        });
         let told = told.and_then(|found| match found.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
             false => Ok(found),

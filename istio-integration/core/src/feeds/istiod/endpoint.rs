@@ -50,6 +50,9 @@ fn endpoint(wire: &LbEndpoint, group: &LocalityLbEndpoints) -> Result<ClusterEnd
     };
     let (address, tunnel) =
         endpoint.address.as_ref().map_or(Err("an endpoint has no address".to_owned()), at)?;
+    if let Some(why) = our_own(&address) {
+        return Err(why);
+    }
     let ready = matches!(
         wire.health_status(),
         HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded
@@ -68,6 +71,26 @@ fn endpoint(wire: &LbEndpoint, group: &LocalityLbEndpoints) -> Result<ClusterEnd
         locality_weight: group.load_balancing_weight,
         ready,
     })
+}
+
+/// An endpoint on this host would be our own admin port, or a neighbour that trusts the loopback. Nothing in a mesh is there.
+fn our_own(address: &EndpointAddress) -> Option<String> {
+    let local = match address {
+        EndpointAddress::Socket(socket) => is_local(socket.ip()),
+        EndpointAddress::Host(host, _) => {
+            let host = host.trim_end_matches('.').to_ascii_lowercase();
+            host == "localhost" || host.ends_with(".localhost")
+        }
+    };
+    local.then(|| format!("endpoint {address:?} is on the waypoint's own host"))
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    link_local || ip.is_loopback() || ip.is_unspecified()
 }
 
 /// Where an endpoint listens and how it is reached.
@@ -134,6 +157,24 @@ mod tests {
             (address, TunnelKind::Hbone, priority, zone, true)
         };
         assert_eq!(got, [want("10.244.1.1:8080", 0, "z1"), want("10.244.1.2:8080", 1, "z2")]);
+    }
+
+    #[test]
+    fn an_endpoint_on_our_own_host_is_none() {
+        let rows = [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("0.0.0.0", true),
+            ("169.254.1.1", true),
+            ("10.0.0.1", false),
+        ];
+        for (ip, want) in rows {
+            let at = EndpointAddress::Socket(SocketAddr::new(ip.parse().unwrap(), 15000));
+            assert_eq!(our_own(&at).is_some(), want, "{ip}");
+        }
+        for (host, want) in [("localhost", true), ("a.LOCALHOST.", true), ("api.example.com", false)] {
+            assert_eq!(our_own(&EndpointAddress::Host(host.to_owned(), 80)).is_some(), want, "{host}");
+        }
     }
 
     #[test]

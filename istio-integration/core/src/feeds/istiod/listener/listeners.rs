@@ -1,12 +1,12 @@
 //! istiod's listeners, translated.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use istio_protos::envoy::config::listener::v3::{FilterChain, Listener};
 use istio_protos::{Decoded, Finding, Step};
-use waypoint_model::{Chain, JwtRule, Policy, Protocol, Route, TelemetrySettings};
+use waypoint_model::{Chain, JwtRule, Policy, PolicyKey, Protocol, Route, TelemetrySettings};
 
 use super::chain::{self, ChainDraft, Jwt};
 use super::matcher_tree::{Chains, Way, ways};
@@ -265,7 +265,24 @@ fn both(http: &Made, tcp: &Made) -> Chain {
     if chain.unusable.is_none() {
         chain.unusable.clone_from(&tcp.chain.unusable);
     }
+    if !stands_for(http, tcp) {
+        chain
+            .unusable
+            .get_or_insert_with(|| "its TCP chain has policies that its HTTP chain has not".to_owned());
+    }
     chain
+}
+
+/// Whether every policy of a TCP chain has its HTTP compilation in the other: only then the one stands for both. The filter
+/// that allows nothing is what istiod makes of ALLOW policies that only HTTP can answer; so is ours.
+fn stands_for(http: &Made, tcp: &Made) -> bool {
+    let plain = |key: &PolicyKey| {
+        let name = key.name.strip_suffix(" (tcp)").unwrap_or(&key.name);
+        PolicyKey::new(&key.namespace, name)
+    };
+    let known: BTreeSet<PolicyKey> = http.chain.policies.iter().map(plain).collect();
+    let of_istiod = |key: &PolicyKey| &*key.namespace == "(istiod)";
+    tcp.chain.policies.iter().all(|key| of_istiod(key) || known.contains(&plain(key)))
 }
 
 fn missing(name: &str) -> Chain {

@@ -30,16 +30,26 @@ impl Policies {
     pub(super) fn settle(&mut self, draft: Draft, chain: &str) -> Arc<Policy> {
         let Draft { mut policy, refused } = draft;
         if let Some(first) = refused.first() {
-            let good = |known: &&Arc<Policy>| known.unusable.is_none();
+            // A version that did something else would leave open what this one is to close.
+            let good = |known: &&Arc<Policy>| {
+                known.unusable.is_none() && known.action == policy.action && known.dry_run == policy.dry_run
+            };
             if let Some(good) = self.before.get(&policy.key).filter(good) {
                 let good = Arc::clone(good);
-                self.keep(&good);
-                return good;
+                if self.now.get(&good.key).is_none_or(|same_name| *same_name == good) {
+                    self.keep(&good);
+                    return good;
+                }
             }
             policy.unusable = Some(first.to_string());
         }
-        if self.now.get(&policy.key).is_some_and(|same_name| **same_name != policy) {
-            policy.key = PolicyKey::new(&policy.key.namespace, &format!("{} ({chain})", policy.key.name));
+        let name = Arc::clone(&policy.key.name);
+        for again in 1_u32.. {
+            if self.now.get(&policy.key).is_none_or(|same_name| **same_name == policy) {
+                break;
+            }
+            let which = if again == 1 { String::new() } else { format!(" {again}") };
+            policy.key = PolicyKey::new(&policy.key.namespace, &format!("{name} ({chain}{which})"));
         }
         let known = [&self.now, &self.before]
             .into_iter()
@@ -88,6 +98,29 @@ mod tests {
         assert_eq!(new.unusable.as_deref(), Some("rules: is not known"));
         policies.begin();
         assert!(policies.settle(draft("b", 2, true), "c").unusable.is_some(), "that was no good state");
+    }
+
+    #[test]
+    fn a_good_state_that_did_something_else_does_not_stand_in() {
+        let mut policies = Policies::default();
+        policies.settle(draft("a", 1, false), "c");
+        policies.begin();
+        let mut allow = draft("a", 2, true);
+        allow.policy.action = Action::Allow;
+        assert!(policies.settle(allow, "c").unusable.is_some(), "a DENY does not do an ALLOW's work");
+        policies.begin();
+        let mut dry = draft("b", 1, false);
+        dry.policy.dry_run = true;
+        policies.settle(dry, "c");
+        policies.begin();
+        assert!(policies.settle(draft("b", 2, true), "c").unusable.is_some(), "nothing was enforced by it");
+    }
+
+    #[test]
+    fn three_compilations_of_one_name_are_three_policies() {
+        let mut policies = Policies::default();
+        let keys = [1, 2, 3].map(|port| policies.settle(draft("a", port, false), "c").key.to_string());
+        assert_eq!(keys, ["ns/a", "ns/a (c)", "ns/a (c 2)"]);
     }
 
     #[test]
