@@ -152,7 +152,7 @@ impl PathPattern {
 
 /// A path template: `{*}` is one non-empty segment, `{**}` is any text between its slashes, an empty one too, and the last
 /// operator. So `/a/{**}` matches `/a/` and not `/a`. Both stand for characters that a path may hold unencoded (RFC 3986
-/// `pchar` without `*`), as in Envoy.
+/// `pchar`), as in Envoy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Template {
     text: String,
@@ -245,7 +245,7 @@ fn fits(parts: &[Part], segments: &[&str]) -> bool {
 
 /// What an operator of a template stands for.
 fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;:@=".contains(&byte)
 }
 
 #[cfg(test)]
@@ -297,7 +297,7 @@ mod tests {
             ("/{**}/x", "/x", false),
             ("/{**}/x", "//x", true),
             ("/{*}/x", "/a=b/x", true),
-            ("/{*}/x", "/a*b/x", false),
+            ("/{*}/x", "/a*b/x", true),
             ("/{**}", "/a|b", false),
             ("/{**}/x", "/a/b", false),
             ("/{*}/b/{**}", "/a/b/c/d", true),

@@ -34,6 +34,13 @@ fn differences() -> Vec<Difference> {
             verdicts: [Allowed, Denied, Allowed],
         },
         Difference {
+            why: "lines of one header are for us also their value joined by commas (RFC 9110 §5.3); Envoy compares each alone",
+            action: "ALLOW",
+            rule: json!({"when": [{"key": "request.headers[x-a]", "values": ["a,b"]}]}),
+            asked: Asked::get("/a", &[("x-a", "a"), ("x-a", "b")]),
+            verdicts: [Allowed, Allowed, Denied],
+        },
+        Difference {
             why: "messages of MCP are judged by what they say: a request that is none is refused where policies ask about calls",
             action: "DENY",
             rule: json!({"when": [{"key": "experimental.envoy.filters.http.mcp[tool]", "values": ["drop"]}]}),

@@ -91,6 +91,10 @@ fn plain() -> impl Strategy<Value = Asked> {
         "/api/v1//x",
         "/api/%2a/x",
         "/a%20b",
+        "/api/{*}/x",
+        "/api/a*b/x",
+        "/api/a|b/x",
+        "/a[b]",
         "/a?",
         "/a/b?x",
     ];

@@ -6,8 +6,8 @@ use waypoint_model::PathNormalization;
 
 /// The normalized form of a path without its query.
 ///
-/// `Base` decodes percent-encoded unreserved characters (RFC 3986 §6.2.2.2), reads `\` as `/` and resolves dot segments
-/// (§5.2.4).
+/// `Base` decodes percent-encoded unreserved characters (RFC 3986 §6.2.2.2), encodes those that no path may hold (§3.3),
+/// reads `\` as `/` and resolves dot segments (§5.2.4).
 ///
 /// # Errors
 /// The name of what makes it ambiguous: a control character, a fragment, a broken percent-encoding or an encoded NUL.
@@ -20,12 +20,28 @@ pub(crate) fn normalize(path: &str, how: PathNormalization) -> Result<Cow<'_, st
     }
     let decoded = decode(path, how == PathNormalization::DecodeAndMergeSlashes)?.replace('\\', "/");
     let merge = matches!(how, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes);
-    Ok(Cow::Owned(resolve(&decoded, merge)))
+    Ok(Cow::Owned(encode(&resolve(&decoded, merge))))
+}
+
+/// Characters that a path may not hold as they are; Envoy's normalization encodes them, and leaves brackets.
+const ENCODED: [char; 8] = ['"', '<', '>', '^', '`', '{', '|', '}'];
+
+fn encode(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for character in path.chars() {
+        if ENCODED.contains(&character) {
+            out.push_str(&format!("%{:02X}", u32::from(character)));
+        } else {
+            out.push(character);
+        }
+    }
+    out
 }
 
 /// Most paths hold nothing that could be written otherwise.
 fn is_plain(path: &str) -> bool {
-    path.starts_with('/') && !path.contains(['%', '\\']) && !path.contains("//") && !path.contains("/.")
+    let may_change = |character| matches!(character, '%' | '\\') || ENCODED.contains(&character);
+    path.starts_with('/') && !path.contains(may_change) && !path.contains("//") && !path.contains("/.")
 }
 
 fn decode(path: &str, slashes: bool) -> Result<String, &'static str> {
@@ -97,6 +113,8 @@ mod tests {
             ("/a%2f..%2fb", DecodeAndMergeSlashes, "/b"),
             ("/a/../mcp", None, "/a/../mcp"),
             ("/a;x=1/b", Base, "/a;x=1/b"),
+            ("/a{*}\"<>^`|[]", Base, "/a%7B*%7D%22%3C%3E%5E%60%7C[]"),
+            ("/a|b", None, "/a|b"),
         ];
         for (path, how, want) in rows {
             assert_eq!(normalize(path, how).as_deref(), Ok(want), "{path} {how:?}");
