@@ -196,8 +196,9 @@ impl Stage {
     async fn in_force(&mut self) -> Result<()> {
         let knows = async |tunnel: &Outbound| {
             let asked = self.sentinel_request()?;
-            let reply = through(tunnel, SocketAddrV4::new(self.sentinel.vip, PORTS[0]), asked).await?;
-            Ok((reply.status == 200).then_some(()))
+            // A tunnel is refused as long as the Service is not known to be ours.
+            let reply = through(tunnel, SocketAddrV4::new(self.sentinel.vip, PORTS[0]), asked).await;
+            Ok(reply.is_ok_and(|reply| reply.status == 200).then_some(()))
         };
         let source = &self.sources[0];
         wait::until_async("policies in force by istiod", async || knows(&source.istiod).await).await?;
