@@ -103,9 +103,30 @@ fn operators_stand_for_what_envoys_do() {
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%:%DOWNSTREAM_LOCAL_PORT%", "10.0.0.7:80"),
         ("%CEL(request.method + '-' + string(response.code))%", "POST-200"),
         ("%CEL(request.headers['x-none'])%", "-"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:method)%", "tools/call"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:tool):3%", "sea"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:prompt)%", "-"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:resource)%", "-"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:kind)%", "call"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:protocol_version)%", "2025-06-18"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:decision)%", "allow"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:rule)%", "ns[tools]-policy[readers]-rule[0]"),
     ] {
         assert_eq!(line(Written::Text(format.to_owned()), &record), format!("{want}\n"), "{format}");
     }
+}
+
+#[test]
+fn a_request_that_is_no_mcp_has_no_facts_of_one() {
+    let record = RequestRecord { mcp: None, decision: Decision::NotDecided, ..request() };
+    for (key, want) in
+        [("method", "-"), ("tool", "-"), ("kind", "-"), ("decision", "not_decided"), ("rule", "-")]
+    {
+        let format = format!("%DYNAMIC_METADATA(envoy.filters.http.mcp:{key})%");
+        assert_eq!(line(Written::Text(format), &record), format!("{want}\n"), "{key}");
+    }
+    let (plan, _) = compile(&settings(vec![text("%DYNAMIC_METADATA(envoy.filters.http.mcp:decision)%")]));
+    assert_eq!(plan.loggers()[0].line(&Facts::of_stream(&stream(), MS)).unwrap(), b"-\n");
 }
 
 #[test]
@@ -143,6 +164,8 @@ fn what_is_no_operator_is_a_dash_and_is_said() {
         ("%START_TIME(%q)%", "-\n", "START_TIME"),
         ("%CEL(filter_state.x)%", "-\n", "CEL"),
         ("%FILTER_STATE(upstream_peer:PLAIN:name)%", "-\n", "FILTER_STATE"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.mcp:args.owner)%", "-\n", "DYNAMIC_METADATA"),
+        ("%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:sub)%", "-\n", "DYNAMIC_METADATA"),
         ("a %REQ(open", "a -\n", "REQ(open"),
         ("a %", "a -\n", "operator  is"),
     ] {

@@ -301,6 +301,14 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_is_left_unchecked_only_where_a_rule_says_so() {
+        let unchecked = dumped("inbound-vip_80_http_rr.example.com").cluster;
+        assert_eq!(unchecked.unusable, None);
+        assert!(unchecked.traffic.tls.unwrap().insecure);
+        assert!(!dumped("inbound-vip_80_http_api.example.com").cluster.traffic.tls.unwrap().insecure);
+    }
+
+    #[test]
     fn what_cannot_be_carried_out_is_unusable_by_name() {
         let rows = [
             (

@@ -95,17 +95,23 @@ fn upstream_tls(context: &UpstreamTlsContext) -> Result<UpstreamTls, String> {
     match &common.validation_context_type {
         Some(ValidationContextType::CombinedValidationContext(both)) => {
             if let Some(secret) = &both.validation_context_sds_secret_config {
-                tls.ca_file = Some(roots_file(secret)?);
+                tls.ca_file = roots_file(secret)?;
             }
             if let Some(context) = &both.default_validation_context {
                 validation(context, &mut tls)?;
             }
         }
-        Some(ValidationContextType::ValidationContext(context)) => validation(context, &mut tls)?,
-        Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) => {
-            tls.ca_file = Some(roots_file(secret)?);
+        // An empty one is what istiod writes for `insecureSkipVerify`: without roots Envoy checks nothing.
+        Some(ValidationContextType::ValidationContext(context)) => {
+            validation(context, &mut tls)?;
+            if !tls.subject_alt_names.is_empty() {
+                return Err("names of a certificate without roots are not supported".to_owned());
+            }
+            tls.insecure = true;
         }
-        // Without one Envoy checks nothing: what `insecureSkipVerify` asks for.
+        Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) => {
+            tls.ca_file = roots_file(secret)?;
+        }
         None => tls.insecure = true,
     }
     Ok(tls)
@@ -133,9 +139,13 @@ fn validation(context: &CertificateValidationContext, tls: &mut UpstreamTls) -> 
     Ok(())
 }
 
-fn roots_file(secret: &SdsSecretConfig) -> Result<String, String> {
-    let path = secret.name.strip_prefix(ROOTS_FILE).filter(|path| !path.is_empty());
-    path.map(str::to_owned).ok_or_else(|| unsupported(secret))
+/// `None`: the system's roots, which istiod names where a DestinationRule names none.
+fn roots_file(secret: &SdsSecretConfig) -> Result<Option<String>, String> {
+    match secret.name.strip_prefix(ROOTS_FILE) {
+        None | Some("") => Err(unsupported(secret)),
+        Some("system") => Ok(None),
+        Some(path) => Ok(Some(path.to_owned())),
+    }
 }
 
 fn own_files(secret: &SdsSecretConfig) -> Result<(String, String), String> {
@@ -145,4 +155,20 @@ fn own_files(secret: &SdsSecretConfig) -> Result<(String, String), String> {
 
 fn unsupported(secret: &SdsSecretConfig) -> String {
     format!("the certificate {:?} is not supported: name files instead", secret.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_a_file_or_the_systems_and_nothing_else() {
+        let named =
+            |name: &str| roots_file(&SdsSecretConfig { name: name.to_owned(), ..SdsSecretConfig::default() });
+        assert_eq!(named("file-root:/etc/certs/ca.pem"), Ok(Some("/etc/certs/ca.pem".to_owned())));
+        assert_eq!(named("file-root:system"), Ok(None));
+        for name in ["file-root:", "ROOTCA", "kubernetes://vm-ca"] {
+            assert!(named(name).is_err(), "{name}");
+        }
+    }
 }

@@ -29,6 +29,10 @@ pub(super) fn translate(wire: Wire, own: &Own, texts: &mut Texts) -> Result<Work
     let tunnel = tunnel(&wire);
     let or_name =
         |text: &str, texts: &mut Texts| if text.is_empty() { texts.one(&wire.name) } else { texts.one(text) };
+    let canonical_name = or_name(&wire.canonical_name, texts);
+    let canonical_revision = texts.one(&wire.canonical_revision);
+    // The workload API has no labels: app and version in metrics are the canonical ones, as in Istio's Envoy.
+    let version = Some(canonical_revision.clone()).filter(|revision| !revision.is_empty());
     Ok(Workload {
         name: wire.name.as_str().into(),
         namespace: texts.one(&wire.namespace),
@@ -41,10 +45,10 @@ pub(super) fn translate(wire: Wire, own: &Own, texts: &mut Texts) -> Result<Work
             subzone: texts.one(&at.subzone),
         }),
         workload_name: or_name(&wire.workload_name, texts),
-        canonical_name: or_name(&wire.canonical_name, texts),
-        canonical_revision: texts.one(&wire.canonical_revision),
-        app: None,
-        version: None,
+        app: Some(canonical_name.clone()),
+        canonical_name,
+        canonical_revision,
+        version,
         cluster: texts.one(&wire.cluster_id),
         uid: WorkloadUid(wire.uid.into()),
     })

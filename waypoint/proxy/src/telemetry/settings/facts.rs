@@ -77,8 +77,23 @@ pub(super) enum Attribute {
     PeerUri,
     UpstreamPeerUri,
     Mtls,
+    /// What an MCP message asks for, and what policy said of it.
+    Mcp(Mcp),
     /// What Envoy knows and this process does not.
     Never,
+}
+
+/// A fact of an MCP message by the name that policies have for it, or the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mcp {
+    Method,
+    Tool,
+    Prompt,
+    Resource,
+    Kind,
+    ProtocolVersion,
+    Decision,
+    Rule,
 }
 
 /// A value of one of the few types that attributes have.
@@ -194,6 +209,7 @@ impl<'a> Facts<'a> {
             | Attribute::GrpcNumber
             | Attribute::Route => self.of_http(attribute, self.request?),
             Attribute::Never => None,
+            Attribute::Mcp(fact) => of_mcp(fact, self.request?),
             Attribute::Authority => text(some(self.authority)),
             Attribute::BytesReceived => number(self.received),
             Attribute::BytesSent => number(self.sent),
@@ -253,6 +269,27 @@ impl<'a> Facts<'a> {
         let carries = if self.request.is_some() { "http" } else { "tcp" };
         let service = self.service?;
         Some(format!("inbound-vip|{}|{carries}|{}", self.port, service.key.hostname))
+    }
+}
+
+fn of_mcp(fact: Mcp, request: &RequestRecord) -> Option<Value<'_>> {
+    match fact {
+        Mcp::Decision => return text(Some(request.decision.name())),
+        Mcp::Rule => return request.decision.rule().map(|rule| Value::Text(Cow::Owned(rule.to_string()))),
+        Mcp::Method | Mcp::Tool | Mcp::Prompt | Mcp::Resource | Mcp::Kind | Mcp::ProtocolVersion => {}
+    }
+    let mcp = request.mcp.as_ref()?;
+    let named = |method: fn(&str) -> bool| {
+        text(mcp.name.as_deref().filter(|_| mcp.method.as_deref().is_some_and(method)))
+    };
+    match fact {
+        Mcp::Method => text(mcp.method.as_deref()),
+        Mcp::Kind => text(mcp.kind),
+        Mcp::ProtocolVersion => text(mcp.revision.as_deref()),
+        Mcp::Tool => named(|method| method == "tools/call"),
+        Mcp::Prompt => named(|method| method == "prompts/get"),
+        Mcp::Resource => named(|method| method.starts_with("resources/")),
+        Mcp::Decision | Mcp::Rule => None,
     }
 }
 

@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::super::captured::Side;
 use super::clock::Clock;
 use super::expression::Expression;
-use super::facts::{Attribute, Facts, Value};
+use super::facts::{Attribute, Facts, Mcp, Value};
 use super::parse::parse;
 
 /// A format as a list of pieces.
@@ -161,6 +161,7 @@ fn source(name: &str, argument: Option<&str>) -> Option<Source> {
         }
         ("GRPC_STATUS", Some("NUMBER")) => vec![Place::Attribute(Attribute::GrpcNumber)],
         ("GRPC_STATUS", None | Some("CAMEL_STRING")) => vec![Place::Attribute(Attribute::GrpcStatus)],
+        ("DYNAMIC_METADATA", Some(place)) => vec![Place::Attribute(Attribute::Mcp(mcp(place)?))],
         (name, None) => vec![Place::Attribute(attribute(name)?)],
         (_unknown, Some(_)) => return None,
     };
@@ -196,6 +197,21 @@ fn attribute(name: &str) -> Option<Attribute> {
         "ROUTE_NAME" => Attribute::Route,
         // Never known here, and part of Istio's own format: `-` without a word in the log.
         "UPSTREAM_TRANSPORT_FAILURE_REASON" | "UPSTREAM_LOCAL_ADDRESS" => Attribute::Never,
+        _unknown => return None,
+    })
+}
+
+/// `FILTER:KEY`. The keys are those of policies (`experimental.envoy.filters.http.mcp[KEY]`), and what was decided.
+fn mcp(place: &str) -> Option<Mcp> {
+    Some(match place.strip_prefix("envoy.filters.http.mcp:")? {
+        "method" => Mcp::Method,
+        "tool" => Mcp::Tool,
+        "prompt" => Mcp::Prompt,
+        "resource" => Mcp::Resource,
+        "kind" => Mcp::Kind,
+        "protocol_version" => Mcp::ProtocolVersion,
+        "decision" => Mcp::Decision,
+        "rule" => Mcp::Rule,
         _unknown => return None,
     })
 }
