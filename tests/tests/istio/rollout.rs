@@ -57,7 +57,11 @@ async fn two_waypoints_are_replaced_and_no_request_fails_and_no_session_is_lost(
         Site::is_known(&way).await?;
     }
     let session = initialize(&way).await?;
-    assert_ne!(sessions.opened(), [session.clone()], "it is sealed with the key of all replicas");
+    assert_ne!(
+        sessions.opened(),
+        std::slice::from_ref(&session),
+        "it is sealed with the key of all replicas"
+    );
     let mut loads = vec![
         Load::start("HTTP/1.1, kept connection", Kept::new(&way)),
         Load::start("HTTP/1.1, new connections", Fresh(way.clone())),

@@ -104,9 +104,12 @@ fn with(mut labels: Labels, changes: &[(&str, Option<&str>)]) -> Labels {
 async fn metrics_have_exactly_istios_labels() -> Result<()> {
     let (stage, [server, _], client) = stage("labels", &WaypointSettings::default()).await?;
     let http = expected(&stage.namespace.name);
-    assert_eq!(counted(&stage.waypoint, "istio_requests_total", "server").await?, [http.clone()]);
+    assert_eq!(
+        counted(&stage.waypoint, "istio_requests_total", "server").await?,
+        std::slice::from_ref(&http)
+    );
     let duration = counted(&stage.waypoint, "istio_request_duration_milliseconds_count", "server").await?;
-    assert_eq!(duration, [http.clone()]);
+    assert_eq!(duration, std::slice::from_ref(&http));
 
     let (tunnel, count) = (stage.waypoint.hbone(), "--count=5");
     client.pod.echo_client(tunnel, &format!("grpc://{}", server.at(GRPC)), &[count]).await?;
