@@ -54,7 +54,7 @@ docs/operations.md tells what each is for.";
 /// Flags of `proxy waypoint`. Names and defaults of the first ones are Istio's.
 #[derive(Clone, Debug, Args)]
 pub struct WaypointArgs {
-    /// DNS domain of our namespace, <namespace>.svc.<cluster domain>. Default: that of POD_NAMESPACE in cluster.local.
+    /// DNS domain of our namespace, `<namespace>.svc.<cluster domain>`. Default: that of POD_NAMESPACE in cluster.local.
     #[arg(long, value_name = "DOMAIN", help_heading = "Istio")]
     pub domain: Option<String>,
 
