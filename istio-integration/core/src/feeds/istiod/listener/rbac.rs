@@ -59,7 +59,7 @@ pub(super) fn http(config: Option<&Any>) -> Result<Judges, Refused> {
 /// A network filter.
 ///
 /// # Errors
-/// As [`http`].
+/// As [`http()`].
 pub(super) fn network(config: Option<&Any>) -> Result<Judges, Refused> {
     let (filter, findings) = unpack_with_findings::<NetworkRbac>(config)?;
     judges(Layer::Tcp, filter.rules.as_ref(), filter.shadow_rules.as_ref(), &findings)
