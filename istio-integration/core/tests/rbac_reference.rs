@@ -105,9 +105,9 @@ fn metadata(m: &matcher::MetadataMatcher, request: &Request) -> bool {
     value(m.value.as_ref().unwrap(), found) != m.invert
 }
 
-/// `*` is `[pchar]+`, `**` is `[pchar/]*` (RFC 3986 without `*`).
+/// `*` is `[pchar]+`, `**` is `[pchar/]*` (RFC 3986); Envoy 1.40 was seen to count `*` among them.
 fn template(text: &str, path: &str) -> bool {
-    const PLAIN: &str = "a-zA-Z0-9\\-._~%!$&'()+,;:@=";
+    const PLAIN: &str = "a-zA-Z0-9\\-._~%!$&'()*+,;:@=";
     let segments = text.split('/').map(|segment| match segment {
         "*" => format!("[{PLAIN}]+"),
         "**" => format!("[{PLAIN}/]*"),
