@@ -82,6 +82,9 @@ pub struct Limits {
     pub log_queue: usize,
     /// Label sets of one metric; beyond it `other`.
     pub label_sets: usize,
+    /// A label set that nothing touched for so long is forgotten after the scrape that shows it last.
+    #[serde(with = "Millis")]
+    pub label_idle: Duration,
     /// After SIGTERM: not ready, still accepting.
     #[serde(with = "Millis")]
     pub drain_linger: Duration,
@@ -128,6 +131,7 @@ impl Default for Limits {
             session_age: Duration::from_secs(7 * 24 * 3600),
             log_queue: 8_192,
             label_sets: 10_000,
+            label_idle: Duration::from_secs(3_600),
             drain_linger: Duration::from_secs(3),
             drain_deadline: Duration::from_secs(25),
             recheck: Duration::from_millis(250),

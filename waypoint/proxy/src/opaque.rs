@@ -1,7 +1,9 @@
 //! Opaque bytes both ways: judged once, carried for as long as they last, judged again when the policies change.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hbone::{Connect, CopyError, Counters, Io, Peer, Reset, Tunnel};
@@ -17,6 +19,9 @@ use crate::snapshot::Destination;
 use crate::socket::ResetOnDrop;
 use crate::telemetry::{Plan, StreamRecord};
 use crate::upstream::{Chosen, Transport};
+
+/// How often a stream's bytes reach the metrics while it lasts: Istio's `tcp_reporting_duration`.
+const REPORT: Duration = Duration::from_secs(15);
 
 /// A stream of a port that is declared opaque: its client is answered only when the upstream is connected, so a refusal and
 /// a failed dial are statuses that its ztunnel logs.
@@ -124,9 +129,9 @@ async fn carry(
     let ended = tokio::select! {
         copied = join(downstream, first, upstream, &counters) => Some(copied),
         () = no_longer_allowed(destination, cx) => None,
+        never = log.report(&counters) => match never {},
     };
-    log.record.bytes_received = counters.from_client.load(Relaxed);
-    log.record.bytes_sent = counters.from_upstream.load(Relaxed);
+    log.count(&counters);
     match ended {
         Some(Ok(())) => log.ended("-", String::new()),
         Some(Err(CopyError::Downstream(error))) => log.ended("DC", error.to_string()),
@@ -297,6 +302,23 @@ impl StreamLog {
     fn opened(&mut self) {
         self.record.status = 200;
         self.cx.shared.telemetry.stream_opened(&self.record, self.plan.as_ref());
+    }
+
+    fn count(&mut self, counters: &Counters) {
+        self.record.bytes_received = counters.from_client.load(Relaxed);
+        self.record.bytes_sent = counters.from_upstream.load(Relaxed);
+    }
+
+    /// Tells the metrics now and then what a long stream carried. Cancel safe.
+    async fn report(&mut self, counters: &Counters) -> Infallible {
+        loop {
+            tokio::time::sleep(REPORT).await;
+            let before = (self.record.bytes_sent, self.record.bytes_received);
+            self.count(counters);
+            if before != (self.record.bytes_sent, self.record.bytes_received) {
+                self.cx.shared.telemetry.stream_progress(&mut self.record, self.plan.as_ref());
+            }
+        }
     }
 
     fn refused(mut self, refusal: &Refusal, status: u16) {

@@ -19,6 +19,7 @@ use waypoint_policy::{Denial, Permit};
 
 use super::headers::Target;
 use super::mcp::kind_name;
+use super::messages::Messages;
 use super::upgrade::Ended;
 use crate::body::{Body, BodyError};
 use crate::context::StreamContext;
@@ -54,8 +55,9 @@ struct Upgrade {
 /// What passing bodies tell, each from its own task.
 #[derive(Default)]
 pub(crate) struct Passing {
-    /// Request bytes.
+    /// Request bytes, and gRPC messages.
     received: AtomicU64,
+    messages: AtomicU64,
     /// Method and name that a passing request body begins with.
     asks: OnceLock<(String, Option<String>)>,
     /// List entries left out of the answer, and kept.
@@ -229,7 +231,8 @@ impl ExchangeLog {
             return Body::Empty;
         }
         let json = observe && self.0.record.method == http::Method::POST && !self.0.record.grpc;
-        Body::Stream(Box::pin(PassingBody { body, told: Arc::clone(&self.0.seen), observe: json }))
+        let messages = self.0.record.grpc.then(Messages::default);
+        Body::Stream(Box::pin(PassingBody { body, told: Arc::clone(&self.0.seen), observe: json, messages }))
     }
 
     /// The answer is a 101, after which `run` goes on, in a task of `owner`.
@@ -273,7 +276,8 @@ impl ExchangeLog {
             self.write();
             return Response::from_parts(parts, body);
         }
-        Response::from_parts(parts, Body::Stream(Box::pin(LoggedBody { body, log: self })))
+        let messages = self.0.record.grpc.then(Messages::default);
+        Response::from_parts(parts, Body::Stream(Box::pin(LoggedBody { body, log: self, messages })))
     }
 
     /// A refusal's answer.
@@ -296,6 +300,7 @@ impl ExchangeLog {
         let record = &mut entry.record;
         let seen = &entry.seen;
         record.bytes_received = seen.received.load(Ordering::Relaxed);
+        record.grpc_messages.0 = seen.messages.load(Ordering::Relaxed);
         if let Some((method, name)) = seen.asks.get() {
             let mcp = record.mcp.get_or_insert_default();
             mcp.method.get_or_insert_with(|| method.clone());
@@ -335,6 +340,8 @@ struct PassingBody {
     body: Incoming,
     told: Arc<Passing>,
     observe: bool,
+    /// Where it is gRPC.
+    messages: Option<Messages>,
 }
 
 impl HttpBody for PassingBody {
@@ -351,6 +358,9 @@ impl HttpBody for PassingBody {
             && let Some(data) = frame.data_ref()
         {
             this.told.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if let Some(messages) = &mut this.messages {
+                this.told.messages.fetch_add(messages.see(data), Ordering::Relaxed);
+            }
             if std::mem::take(&mut this.observe)
                 && let Some(seen) = protocol::observe(data.get(..OBSERVED).unwrap_or(data))
             {
@@ -373,6 +383,8 @@ impl HttpBody for PassingBody {
 struct LoggedBody {
     body: Body,
     log: ExchangeLog,
+    /// Where it is gRPC.
+    messages: Option<Messages>,
 }
 
 impl HttpBody for LoggedBody {
@@ -388,7 +400,10 @@ impl HttpBody for LoggedBody {
         let record = &mut this.log.0.record;
         match &frame {
             Some(Ok(frame)) => {
-                record.bytes_sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(data) = frame.data_ref() {
+                    record.bytes_sent += data.len() as u64;
+                    record.grpc_messages.1 += this.messages.as_mut().map_or(0, |messages| messages.see(data));
+                }
                 let status = frame.trailers_ref().and_then(grpc_status);
                 record.grpc_status = record.grpc_status.or(status);
                 if this.body.is_end_stream() {

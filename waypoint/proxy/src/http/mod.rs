@@ -10,6 +10,7 @@ pub(crate) mod framing;
 pub(crate) mod headers;
 pub(crate) mod inspect;
 pub(crate) mod mcp;
+mod messages;
 pub(crate) mod mirror;
 pub(crate) mod path;
 pub(crate) mod request;

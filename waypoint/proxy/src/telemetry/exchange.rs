@@ -166,6 +166,8 @@ pub struct RequestRecord {
     pub generation: u64,
     /// Whether it is gRPC.
     pub grpc: bool,
+    /// gRPC messages of the request and of the answer.
+    pub grpc_messages: (u64, u64),
     /// Headers that the port's settings name.
     pub headers: Captured,
 }
@@ -201,6 +203,7 @@ impl RequestRecord {
             bytes_sent: 0,
             generation: 0,
             grpc: false,
+            grpc_messages: (0, 0),
             headers: Captured::default(),
         }
     }
@@ -246,6 +249,8 @@ pub struct StreamRecord {
     pub bytes_received: u64,
     /// Bytes to the client.
     pub bytes_sent: u64,
+    /// Of these, sent and received bytes that the metrics already have.
+    pub reported: (u64, u64),
     /// Snapshot that it was judged by last.
     pub generation: u64,
     /// What dry-run policies would have said.
@@ -274,10 +279,17 @@ impl StreamRecord {
             detail: String::new(),
             bytes_received: 0,
             bytes_sent: 0,
+            reported: (0, 0),
             generation: 0,
             dry_run: None,
             audited: Vec::new(),
         }
+    }
+
+    /// Sent and received bytes that the metrics do not have yet.
+    pub(super) fn unreported(&self) -> (u64, u64) {
+        let (sent, received) = self.reported;
+        (self.bytes_sent.saturating_sub(sent), self.bytes_received.saturating_sub(received))
     }
 
     /// Takes the record out, to be finished; what stays behind is blank.

@@ -12,6 +12,7 @@ use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
 
 use super::exchange::{Decision, DryRun, RequestRecord, SourceRecord, StreamRecord};
+use super::family::Bounded;
 use super::settings::{Changes, Facts};
 
 /// What Istio writes where it does not know.
@@ -21,17 +22,15 @@ pub(super) const OTHER: &str = "other";
 /// Where there is nothing to name.
 pub(super) const NONE: &str = "-";
 
-/// A label set with a stand-in for those beyond the bound of [`crate::limits::Limits::label_sets`].
-pub(super) trait Bounded:
-    EncodeLabelSet + Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static
-{
-    /// The set that takes what is beyond the bound.
-    fn other() -> Self;
-}
-
 /// Labels of a workload as Istio names them; equal when they read the same, whichever snapshot they come from.
 #[derive(Clone, Debug)]
-struct Names(Option<Arc<Workload>>);
+pub(super) struct Names(Option<Arc<Workload>>);
+
+impl From<Option<Arc<Workload>>> for Names {
+    fn from(workload: Option<Arc<Workload>>) -> Self {
+        Self(workload)
+    }
+}
 
 impl Names {
     /// workload, workload_namespace, canonical_service, canonical_revision, app, version, cluster.
@@ -46,6 +45,15 @@ impl Names {
             w.version.as_deref().unwrap_or_default(),
             &w.cluster,
         ]
+    }
+}
+
+impl Names {
+    /// The namespace is attested by the certificate even where the address is of no workload we know.
+    fn namespace<'a>(&'a self, principal: Option<&'a SpiffeId>) -> &'a str {
+        let [_, namespace, ..] = self.view();
+        let attested = || principal?.workload().map(|workload| workload.namespace);
+        if namespace.is_empty() { attested().unwrap_or(UNKNOWN) } else { namespace }
     }
 }
 
@@ -198,21 +206,12 @@ impl TrafficSet {
         }
     }
 
-    /// The namespace is attested by the certificate even where the address is of no workload we know.
-    fn source_namespace(&self) -> &str {
-        let [_, namespace, ..] = self.source.view();
-        let attested = || self.principal.as_ref()?.workload().map(|workload| workload.namespace);
-        if namespace.is_empty() { attested().unwrap_or(UNKNOWN) } else { namespace }
-    }
-}
-
-impl TrafficSet {
     /// Calls `see` with each label, in the order in which they are written.
     fn each(&self, see: &mut dyn FnMut(&'static str, &str)) {
         let [workload, _, service, revision, app, version, cluster] = self.source.view().map(known);
         see("reporter", "waypoint");
         see("source_workload", workload);
-        see("source_workload_namespace", self.source_namespace());
+        see("source_workload_namespace", self.source.namespace(self.principal.as_ref()));
         see("source_canonical_service", service);
         see("source_canonical_revision", revision);
         see("source_principal", principal(self.principal.as_ref()));
@@ -357,6 +356,7 @@ fn encode_rule(encoder: &mut LabelSetEncoder<'_>, rule: Option<&RuleName>) -> Re
 /// Labels of `portcullis_mcp_operations_total`. `method` and `name` are bounded by the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct OperationLabels {
+    pub(super) source: Names,
     pub(super) principal: Option<SpiffeId>,
     pub(super) service: ServiceNames,
     pub(super) method: &'static str,
@@ -378,12 +378,24 @@ impl Bounded for Operation {
 impl EncodeLabelSet for Operation {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(set) = &self.0 else {
-            let names = ["source_principal", "destination_service", "method", "name", "decision", "outcome"];
+            let names = [
+                "source_workload",
+                "source_workload_namespace",
+                "source_principal",
+                "destination_service",
+                "method",
+                "name",
+                "decision",
+                "outcome",
+            ];
             return labels(encoder, &names.map(|name| (name, OTHER)));
         };
+        let [workload, ..] = set.source.view().map(known);
         labels(
             encoder,
             &[
+                ("source_workload", workload),
+                ("source_workload_namespace", set.source.namespace(set.principal.as_ref())),
                 ("source_principal", principal(set.principal.as_ref())),
                 ("destination_service", set.service.host()),
                 ("method", set.method),
@@ -392,6 +404,32 @@ impl EncodeLabelSet for Operation {
                 ("outcome", set.outcome),
             ],
         )
+    }
+}
+
+/// Labels of `portcullis_mcp_operation_duration_milliseconds`, bounded by the caller; `None` is what is beyond the bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Call(Option<(ServiceNames, &'static str, Option<Arc<str>>)>);
+
+impl Call {
+    pub(super) fn new(service: Option<&Arc<Service>>, method: &'static str, name: Option<Arc<str>>) -> Self {
+        Self(Some((ServiceNames::of(service), method, name)))
+    }
+}
+
+impl Bounded for Call {
+    fn other() -> Self {
+        Self(None)
+    }
+}
+
+impl EncodeLabelSet for Call {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        let (service, method, name) = match &self.0 {
+            Some((service, method, name)) => (service.host(), *method, name.as_deref().unwrap_or(NONE)),
+            None => (OTHER, OTHER, OTHER),
+        };
+        labels(encoder, &[("destination_service", service), ("method", method), ("name", name)])
     }
 }
 

@@ -1,8 +1,10 @@
 //! Every request and stream, said once: one log line, Istio's metrics, ours.
 
 mod access_log;
+mod agents;
 mod captured;
 mod exchange;
+mod family;
 mod labels;
 mod line;
 mod metrics;
@@ -10,6 +12,7 @@ mod names;
 mod settings;
 #[cfg(test)]
 mod settings_tests;
+mod standard;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +24,7 @@ use waypoint_model::{MeshConfig, Service};
 
 use crate::limits::Limits;
 use access_log::{AccessLog, Entry};
+use family::Bounds;
 use metrics::Metrics;
 use names::KnownNames;
 use settings::Facts;
@@ -55,7 +59,7 @@ impl Telemetry {
     /// `sink` is written by its own thread through a bounded queue that counts what it drops.
     #[must_use]
     pub fn new(format: LogFormat, sink: Box<dyn Write + Send>, limits: &Limits) -> Self {
-        let metrics = Metrics::new(limits.label_sets);
+        let metrics = Metrics::new(Bounds { most: limits.label_sets, idle: limits.label_idle });
         let log = AccessLog::start(format, sink, limits.log_queue, metrics.lines_dropped.clone());
         Self(Arc::new(Inner { metrics, names: KnownNames::new(limits.label_sets), log }))
     }
@@ -76,6 +80,13 @@ impl Telemetry {
     pub(crate) fn stream_opened(&self, record: &StreamRecord, plan: Option<&Arc<Plan>>) {
         let facts = Facts::of_stream(record, Duration::ZERO);
         self.0.metrics.stream_opened(record, &facts, plan.map(|plan| &**plan));
+    }
+
+    /// Counts the bytes that an opaque stream carried since it was last told of; it goes on.
+    pub(crate) fn stream_progress(&self, record: &mut StreamRecord, plan: Option<&Arc<Plan>>) {
+        let facts = Facts::of_stream(record, record.clock.elapsed());
+        self.0.metrics.stream_progress(record, &facts, plan.map(|plan| &**plan));
+        record.reported = (record.bytes_sent, record.bytes_received);
     }
 
     /// Counts and logs an opaque stream: one that ended (status 200), or one that was refused (any other status).

@@ -23,6 +23,8 @@ pub(in super::super) enum Metric {
     Durations,
     RequestBytes,
     ResponseBytes,
+    RequestMessages,
+    ResponseMessages,
     Opened,
     Closed,
     Sent,
@@ -30,19 +32,32 @@ pub(in super::super) enum Metric {
 }
 
 impl Metric {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Requests, "requests_total"),
         (Self::Durations, "request_duration_milliseconds"),
         (Self::RequestBytes, "request_bytes"),
         (Self::ResponseBytes, "response_bytes"),
+        (Self::RequestMessages, "request_messages_total"),
+        (Self::ResponseMessages, "response_messages_total"),
         (Self::Opened, "tcp_connections_opened_total"),
         (Self::Closed, "tcp_connections_closed_total"),
         (Self::Sent, "tcp_sent_bytes_total"),
         (Self::Received, "tcp_received_bytes_total"),
     ];
 
-    /// Names of metrics that Istio has and this process does not keep.
-    const NOT_KEPT: [&'static str; 2] = ["request_messages_total", "response_messages_total"];
+    /// Those of an HTTP request.
+    pub(in super::super) const HTTP: [Self; 4] =
+        [Self::Requests, Self::Durations, Self::RequestBytes, Self::ResponseBytes];
+
+    /// Those of a gRPC call.
+    pub(in super::super) const GRPC: [Self; 6] = [
+        Self::Requests,
+        Self::Durations,
+        Self::RequestBytes,
+        Self::ResponseBytes,
+        Self::RequestMessages,
+        Self::ResponseMessages,
+    ];
 }
 
 /// How one metric is kept.
@@ -165,7 +180,7 @@ fn metrics(settings: &TelemetrySettings, said: &mut dyn FnMut(String)) -> Vec<(M
         return Metric::ALL.into_iter().map(|(metric, _)| (metric, Told::Not)).collect();
     }
     for name in settings.metrics.iter().filter_map(|told| told.metric.as_deref()) {
-        let known = Metric::ALL.iter().any(|(_, known)| *known == name) || Metric::NOT_KEPT.contains(&name);
+        let known = Metric::ALL.iter().any(|(_, known)| *known == name);
         if !known {
             said(format!("metric {name} is not kept here, so nothing is changed in it"));
         }
