@@ -25,6 +25,7 @@ pub(crate) fn all(paths: &Paths) -> Result<()> {
         python_environment(&paths.neighbours().join(name), &paths.root.join(requirements))?;
     }
     debian_package(&paths.root, "curl", Shell::new(&paths.root, "curl", &["--version"]))?;
+    debian_package(&paths.root, "prometheus", Shell::new(&paths.root, "promtool", &["--version"]))?;
     deny::install(paths)
 }
 
