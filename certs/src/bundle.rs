@@ -40,6 +40,12 @@ impl Bundle {
         &self.roots
     }
 
+    /// The root that an anchor of ours was made of.
+    pub(crate) fn root_of(&self, anchor: &TrustAnchor<'_>) -> Option<&CertificateDer<'static>> {
+        let at = self.anchors.iter().position(|held| held == anchor)?;
+        self.roots.get(at)
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }

@@ -13,6 +13,7 @@
 mod bundle;
 mod chance;
 mod clock;
+mod crl;
 mod error;
 mod files;
 mod identity;

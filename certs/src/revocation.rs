@@ -6,12 +6,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, pem::PemObject as _,
+};
 use tokio::sync::watch;
-use webpki::{CertRevocationList, OwnedCertRevocationList};
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
+use webpki::{Cert, VerifiedPath};
 
 use crate::{
+    bundle::Bundle,
+    crl::{List, Standing},
     error::SvidError,
     files::read_file,
     watcher::{self, Look, Pace},
@@ -20,8 +23,9 @@ use crate::{
 /// Certificate revocation lists, read again when their file changes.
 ///
 /// A certificate that no list speaks of is accepted, as ztunnel does: most meshes revoke by expiry. A list past its
-/// `nextUpdate` still counts. Where two lists are of the same issuer, the newer one does. Cheap to clone; all clones
-/// see the same lists.
+/// `nextUpdate` still counts. Where two lists are of the same issuer, the newer one does. An issuer is a name with a key:
+/// the list of a root says nothing of another root with its name. A list that claims an issuer's key and is not signed by
+/// it lets nobody of that issuer in. Cheap to clone; all clones see the same lists.
 #[derive(Clone, Debug)]
 pub struct Revocations(Arc<Shared>);
 
@@ -36,7 +40,8 @@ struct Shared {
 pub(crate) struct Lists {
     /// To see whether a reading brought anything new.
     pem: Vec<u8>,
-    lists: Vec<CertRevocationList<'static>>,
+    /// The newest first.
+    lists: Vec<List>,
 }
 
 impl Revocations {
@@ -77,30 +82,55 @@ impl Revocations {
 }
 
 impl Lists {
-    pub(crate) fn all(&self) -> Vec<&CertRevocationList<'static>> {
-        self.lists.iter().collect()
+    /// Judges a path that holds otherwise: is a certificate of it revoked by its issuer?
+    pub(crate) fn check(
+        &self,
+        path: &VerifiedPath<'_>,
+        bundle: &Bundle,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), webpki::Error> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        let mut certificate: &Cert<'_> = path.end_entity();
+        for issuer in path.intermediate_certificates() {
+            self.check_one(certificate, &issuer.der(), bundle, algorithms)?;
+            certificate = issuer;
+        }
+        let root = bundle.root_of(path.anchor()).ok_or(webpki::Error::UnknownIssuer)?;
+        self.check_one(certificate, root, bundle, algorithms)
+    }
+
+    fn check_one(
+        &self,
+        certificate: &Cert<'_>,
+        issuer: &CertificateDer<'_>,
+        bundle: &Bundle,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), webpki::Error> {
+        for list in self.lists.iter().filter(|list| list.bears(certificate.issuer())) {
+            match list.standing(issuer, bundle.roots(), algorithms) {
+                Standing::Its if list.revokes(certificate.serial()) => {
+                    return Err(webpki::Error::CertRevoked);
+                }
+                Standing::Its => return Ok(()),
+                Standing::OfAnotherKey => {}
+                Standing::Forged => return Err(webpki::Error::InvalidCrlSignatureForPublicKey),
+            }
+        }
+        Ok(())
     }
 
     fn from_pem(pem: Vec<u8>) -> Result<Self, SvidError> {
-        let mut dated = CertificateRevocationListDer::pem_slice_iter(&pem)
-            .map(|section| read_list(&section.map_err(|e| SvidError::BadRevocationList(e.to_string()))?))
+        let mut lists = CertificateRevocationListDer::pem_slice_iter(&pem)
+            .map(|section| List::read(&section.map_err(|e| SvidError::BadRevocationList(e.to_string()))?))
             .collect::<Result<Vec<_>, _>>()?;
-        if dated.is_empty() {
+        if lists.is_empty() {
             return Err(SvidError::BadRevocationList("it holds no `X509 CRL` section".to_owned()));
         }
-        // The verifier asks the first list of an issuer only.
-        dated.sort_by_key(|(this_update, _)| std::cmp::Reverse(*this_update));
-        Ok(Self { pem, lists: dated.into_iter().map(|(_, list)| list).collect() })
+        lists.sort_by_key(|list| std::cmp::Reverse(list.issued));
+        Ok(Self { pem, lists })
     }
-}
-
-/// A list, and when it was issued, in seconds since 1970.
-fn read_list(der: &[u8]) -> Result<(i64, CertRevocationList<'static>), SvidError> {
-    let list =
-        OwnedCertRevocationList::from_der(der).map_err(|e| SvidError::BadRevocationList(e.to_string()))?;
-    let (_, parsed) =
-        CertificateRevocationList::from_der(der).map_err(|e| SvidError::BadRevocationList(e.to_string()))?;
-    Ok((parsed.last_update().timestamp(), list.into()))
 }
 
 fn read(path: &Path) -> Result<Lists, SvidError> {

@@ -10,10 +10,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use spiffe_id::SpiffeId;
-use webpki::{
-    EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
-};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::{
     bundle::{Bundle, Bundles},
@@ -148,17 +145,9 @@ fn verify_chain(
         Usage::Client => KeyUsage::client_auth(),
         Usage::Server => KeyUsage::server_auth(),
     };
-    let lists = revocations.lists();
-    let lists = lists.all();
-    // An error here says that there is no list, and then there is nothing to ask.
-    let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-        options
-            .with_depth(RevocationCheckDepth::Chain)
-            .with_status_policy(UnknownStatusPolicy::Allow)
-            .with_expiration_policy(ExpirationPolicy::Ignore)
-            .build()
-    });
-    leaf.verify_for_usage(algorithms().all, bundle.anchors(), intermediates, now, usage, revocation, None)
+    let (lists, algorithms) = (revocations.lists(), algorithms().all);
+    let not_revoked = |path: &VerifiedPath<'_>| lists.check(path, bundle, algorithms);
+    leaf.verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, Some(&not_revoked))
         .map(|_path| ())
         .map_err(PeerRefusal::from_chain)
 }

@@ -56,6 +56,7 @@ pub(crate) struct Authority {
     above: String,
     root: String,
     serial: SerialNumber,
+    key_id: Vec<u8>,
 }
 
 impl Authority {
@@ -63,17 +64,17 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let params = authority_params(name, (-3600, 86_400));
         let root = params.self_signed(&key).unwrap().pem();
-        let serial = params.serial_number.clone().unwrap();
-        Self { issuer: Issuer::new(params, key), above: String::new(), root, serial }
+        let (serial, key_id) = (params.serial_number.clone().unwrap(), params.key_identifier(&key));
+        Self { issuer: Issuer::new(params, key), above: String::new(), root, serial, key_id }
     }
 
     pub(crate) fn intermediate(&self, name: &str, valid: (i64, i64)) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = authority_params(name, valid);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        let serial = params.serial_number.clone().unwrap();
+        let (serial, key_id) = (params.serial_number.clone().unwrap(), params.key_identifier(&key));
         let above = certificate + &self.above;
-        Self { issuer: Issuer::new(params, key), above, root: self.root.clone(), serial }
+        Self { issuer: Issuer::new(params, key), above, root: self.root.clone(), serial, key_id }
     }
 
     /// The root, in PEM.
@@ -84,6 +85,11 @@ impl Authority {
     /// The serial number of this authority's own certificate.
     pub(crate) fn serial(&self) -> &SerialNumber {
         &self.serial
+    }
+
+    /// The identifier of its key.
+    pub(crate) fn key_id(&self) -> KeyIdMethod {
+        KeyIdMethod::PreSpecified(self.key_id.clone())
     }
 
     pub(crate) fn issue(&self, leaf: &Leaf) -> Issued {
@@ -116,6 +122,11 @@ impl Authority {
 
     /// A revocation list, in PEM, issued so many seconds ago.
     pub(crate) fn revokes(&self, serials: &[&SerialNumber], seconds_ago: i64) -> String {
+        self.revokes_as(serials, seconds_ago, KeyIdMethod::Sha256)
+    }
+
+    /// The same that says another thing of its key.
+    pub(crate) fn revokes_as(&self, serials: &[&SerialNumber], seconds_ago: i64, key: KeyIdMethod) -> String {
         let revoked_certs = serials.iter().map(|serial| RevokedCertParams {
             serial_number: (*serial).clone(),
             revocation_time: from_now(-60),
@@ -128,7 +139,7 @@ impl Authority {
             crl_number: unique_serial(),
             issuing_distribution_point: None,
             revoked_certs: revoked_certs.collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
+            key_identifier_method: key,
         };
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }

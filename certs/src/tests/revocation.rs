@@ -10,10 +10,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rcgen::KeyIdMethod;
 use tempfile::TempDir;
 
 use super::{
-    authority::{Authority, Leaf},
+    authority::{Authority, Issued, Leaf},
     handshake::{CLIENT, WAYPOINT, id},
     peer::Peer,
     soon,
@@ -94,9 +95,41 @@ async fn a_revoked_leaf_or_intermediate_is_refused_in_both_directions() {
 #[tokio::test]
 async fn a_list_forged_in_the_name_of_an_issuer_lets_nobody_of_it_in() {
     let (root, forger) = (Authority::root("root"), Authority::root("root"));
-    let ours = mesh(root.svid(WAYPOINT), &ListFile::holding(&forger.revokes(&[], 60)).open());
-    let (accepted, _client) = Peer::showing(root.issue(&Leaf::of(CLIENT))).calls(&ours).await;
-    assert_eq!(accepted.unwrap_err().reason(), "untrusted");
+    for claims in [root.key_id(), KeyIdMethod::PreSpecified(Vec::new())] {
+        let pem = forger.revokes_as(&[], 60, claims.clone());
+        let ours = mesh(root.svid(WAYPOINT), &ListFile::holding(&pem).open());
+        let (accepted, _client) = Peer::showing(root.issue(&Leaf::of(CLIENT))).calls(&ours).await;
+        assert_eq!(accepted.unwrap_err().reason(), "untrusted", "{claims:?}");
+    }
+}
+
+/// istiod's roots all bear one name: while one takes over from the other, each has its own list.
+#[tokio::test]
+async fn a_list_says_nothing_of_another_root_with_the_same_name() {
+    let (old, new) = (Authority::root("root"), Authority::root("root"));
+    let both = format!("{}{}", old.bundle(), new.bundle());
+    let (of_old, of_new) = (old.issue(&Leaf::of(CLIENT)), new.issue(&Leaf::of(CLIENT)));
+    for claims in [KeyIdMethod::Sha256, KeyIdMethod::PreSpecified(Vec::new())] {
+        let empty = |root: &Authority| root.revokes_as(&[], 60, claims.clone());
+        let naming =
+            |root: &Authority, issued: &Issued| root.revokes_as(&[&issued.serial], 60, claims.clone());
+        let table = [
+            ("the old root's", empty(&old), (Ok(()), Ok(()))),
+            ("the new root's", empty(&new), (Ok(()), Ok(()))),
+            ("the old root's, of one", naming(&old, &of_old), (Err("revoked"), Ok(()))),
+            ("both, of one of the old", naming(&old, &of_old) + &empty(&new), (Err("revoked"), Ok(()))),
+            ("both, of one of the new", naming(&new, &of_new) + &empty(&old), (Ok(()), Err("revoked"))),
+            ("the new's number by the old", naming(&old, &of_new), (Ok(()), Ok(()))),
+        ];
+        for (what, pem, expected) in table {
+            let own = new.issue(&Leaf::of(WAYPOINT)).svid(&both);
+            let ours = mesh(own, &ListFile::holding(&pem).open());
+            let calls = async |issued: &Issued| {
+                Peer::showing(issued.clone()).calls(&ours).await.0.map(drop).map_err(|e| e.reason())
+            };
+            assert_eq!((calls(&of_old).await, calls(&of_new).await), expected, "{what}, {claims:?}");
+        }
+    }
 }
 
 #[tokio::test]
