@@ -12,7 +12,7 @@
 //! Nothing sleeps: [`wait`] waits for a condition with a deadline.
 //!
 //! Real neighbours (SDKs, the conformance suite, gRPC, WebSocket) are scripts that [`neighbours`] starts; [`stand`] puts
-//! a waypoint before one. [`istio`] is a real control plane. A file of tests begins with `#![cfg(test)]`, which tells the lints that it is one.
+//! a waypoint before one. [`load`] is traffic that must go on whatever happens. [`istio`] is a real control plane. A file of tests begins with `#![cfg(test)]`, which tells the lints that it is one.
 
 pub mod addresses;
 pub mod application;
@@ -22,6 +22,7 @@ pub mod frames;
 pub mod http;
 pub mod istio;
 pub mod lines;
+pub mod load;
 pub mod manifests;
 pub mod mesh;
 pub mod neighbours;

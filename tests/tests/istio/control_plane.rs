@@ -46,7 +46,7 @@ async fn gone_wrong(waypoint: &Waypoint) -> Result<f64> {
 async fn istiod_is_killed_stays_away_and_comes_back_and_no_request_fails() -> Result<()> {
     let lab = Lab::get()?;
     let mut istiod = lab.istiod(IstiodSettings::default()).await?;
-    let mut site = Site::new("outage", &load::manifest("", ""), |_| None).await?;
+    let mut site = Site::new("outage", &load::manifest("", "")).await?;
     let settings = WaypointSettings::default().istiod(istiod.address());
     let waypoint = site.namespace.waypoint_with(WAYPOINT, &settings).await?;
     let client = site.namespace.pod(&PodSpec::new("client")).await?;
@@ -96,7 +96,7 @@ async fn a_waypoint_that_starts_without_istiod_says_why_and_is_ready_once_it_is_
     let lab = Lab::get()?;
     let mut istiod = lab.istiod(IstiodSettings::default()).await?;
     istiod.kill().await?;
-    let site = Site::new("early", &load::manifest("", ""), |_| None).await?;
+    let site = Site::new("early", &load::manifest("", "")).await?;
     let settings = WaypointSettings::default().istiod(istiod.address());
     let mut waypoint = site.namespace.waypoint_unready(WAYPOINT, &settings).await?;
     says(&waypoint, "istiod cannot be reached: nothing is served until it answers").await?;

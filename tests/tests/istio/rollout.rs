@@ -1,14 +1,11 @@
 //! Two waypoints behind their Service are replaced one after the other, and nobody notices.
 
 use crate::load::{
-    self, Calls, Follower, Fresh, GRPC, Grpc, HTTP, Kept, Listens, Load, Sessions, Site, WAYPOINT,
-    initialize, manifest,
+    self, Calls, Fresh, GRPC, Grpc, HTTP, Kept, Listens, Load, Site, WAYPOINT, follower, initialize, manifest,
 };
 use anyhow::Result;
 use base64::Engine as _;
 use portcullis_tests::istio::{PodSpec, Waypoint};
-use portcullis_tests::wait;
-use std::net::SocketAddr;
 
 /// Keys that both have, and a shutdown of four seconds instead of 25: two to leave the endpoints, two to finish.
 const CONTAINER: &str = "env:
@@ -43,22 +40,20 @@ fn keys() -> String {
 
 #[tokio::test]
 async fn two_waypoints_are_replaced_and_no_request_fails_and_no_session_is_lost() -> Result<()> {
-    let sessions = Sessions::default();
-    let answers = sessions.clone();
-    let site = Site::new("rollout", &manifest(CONTAINER, VOLUMES), move |seen| answers.answer(seen)).await?;
+    let site = Site::new("rollout", &manifest(CONTAINER, VOLUMES)).await?;
     site.namespace.apply(&keys()).await?;
     site.namespace.apply(NOT_THE_VAULT).await?;
     let mut old = [site.namespace.waypoint(WAYPOINT).await?, site.namespace.waypoint(WAYPOINT).await?];
     let client = site.namespace.pod(&PodSpec::new("client")).await?;
-    let follower = Follower::of(&client, &old[0]).await?;
-    follows(&follower, &[old[0].hbone(), old[1].hbone()]).await?;
+    let follower = follower(&client, &old[0]).await?;
+    follower.knows(&[old[0].hbone(), old[1].hbone()]).await?;
     let way = follower.way(&site.at(HTTP));
     for _ in &old {
         Site::is_known(&way).await?;
     }
     let session = initialize(&way).await?;
     assert_ne!(
-        sessions.opened(),
+        site.sessions.opened(),
         std::slice::from_ref(&session),
         "it is sealed with the key of all replicas"
     );
@@ -78,23 +73,14 @@ async fn two_waypoints_are_replaced_and_no_request_fails_and_no_session_is_lost(
         assert_eq!(ended.code(), Some(0), "{ended:?}");
         load::all_go_on(&mut loads, 20).await?;
     }
-    follows(&follower, &[new[0].hbone(), new[1].hbone()]).await?;
+    follower.knows(&[new[0].hbone(), new[1].hbone()]).await?;
     load::all_go_on(&mut loads, 20).await?;
     load::end_all(loads).await?;
-    assert_eq!(sessions.opened().len(), 1, "no client had to begin again");
+    assert_eq!(site.sessions.opened().len(), 1, "no client had to begin again");
     for waypoint in &new {
         let scrape = waypoint.metrics().await?;
         let calls = scrape.sum("portcullis_mcp_operations_total", &[("method", "tools/call")]);
         assert!(calls > 0.0, "both carry the session, whoever opened it");
     }
     Ok(())
-}
-
-async fn follows(follower: &Follower, wanted: &[SocketAddr]) -> Result<()> {
-    let sorted = |mut addresses: Vec<SocketAddr>| {
-        addresses.sort();
-        addresses
-    };
-    let wanted = sorted(wanted.to_vec());
-    wait::until("the client knows the waypoints", || (sorted(follower.ready()) == wanted).then_some(())).await
 }

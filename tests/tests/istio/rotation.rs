@@ -17,7 +17,7 @@ const CERTIFICATES: usize = 6;
 
 #[tokio::test]
 async fn certificates_of_seconds_are_replaced_under_load_and_no_request_fails() -> Result<()> {
-    let site = Site::new("rotation", &manifest(SHORT, ""), |_| None).await?;
+    let site = Site::new("rotation", &manifest(SHORT, "")).await?;
     let waypoint = site.namespace.waypoint(WAYPOINT).await?;
     let client = site.namespace.pod(&PodSpec::new("client")).await?;
     let ztunnel = client.ztunnel(waypoint.hbone(), &waypoint.id()).await?;

@@ -1,19 +1,13 @@
 //! Two Services behind a waypoint that istiod deployed, whose application answers whatever the callers ask.
 
-use super::{Way, callers};
+use super::{App, Sessions, Way, get};
 use anyhow::Result;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use hyper::body::Frame;
-use portcullis_tests::http::{Body, Client, Reply, streamed};
+use portcullis_tests::http::{Client, Reply};
 use portcullis_tests::istio::{Lab, Namespace, Pod, PodSpec};
-use portcullis_tests::upstream::{self, Echo, Seen, Upstream};
+use portcullis_tests::upstream::Echo;
 use portcullis_tests::wait;
 use portcullis_tests::ztunnel::Inbound;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::interval;
 
 /// Ports of the Service `app`.
 pub(crate) const HTTP: u16 = 80;
@@ -29,9 +23,6 @@ const TCP_TARGET: u16 = 9000;
 /// The name of the Gateway that we ship.
 pub(crate) const WAYPOINT: &str = "portcullis";
 
-/// Pause between two events of the endless stream.
-const TICK: Duration = Duration::from_millis(20);
-
 /// What a user applies, with more for the container (YAML of its fields) and for the pod's `volumes`.
 pub(crate) fn manifest(container: &str, volumes: &str) -> String {
     let shipped = include_str!("../../../../deploy/istio/waypoint.yaml");
@@ -44,13 +35,12 @@ pub(crate) fn manifest(container: &str, volumes: &str) -> String {
     shipped.replace(image, &more)
 }
 
-type Script = Arc<dyn Fn(&Seen) -> Option<Response<Body>> + Send + Sync>;
-
 /// The Services and their pods.
 pub(crate) struct Site {
     pub(crate) namespace: Namespace,
     pub(crate) replicas: Vec<Replica>,
-    script: Script,
+    /// MCP sessions of the application, which its pods share.
+    pub(crate) sessions: Sessions,
     app: Ipv4Addr,
     rpc: Ipv4Addr,
 }
@@ -59,35 +49,30 @@ pub(crate) struct Site {
 pub(crate) struct Replica {
     pub(crate) ztunnel: Inbound,
     pod: Pod,
-    _application: Upstream,
+    _application: App,
     _echo: Echo,
 }
 
 impl Replica {
-    async fn start(namespace: &Namespace, name: &str, script: Script) -> Result<Self> {
+    async fn start(namespace: &Namespace, name: &str, sessions: Sessions) -> Result<Self> {
         let spec = PodSpec::new(name).service_account("app").label("app", "app");
         let pod = namespace.pod(&spec).await?;
         let ztunnel = pod.serve_hbone().await?;
         let listener = pod.network.listen(pod.port(HTTP_TARGET))?;
-        let application = Upstream::on(listener, move |seen| script(seen).unwrap_or_else(|| answer(seen)))?;
+        let application = App::on(listener, sessions);
         let echo = Echo::on(pod.network.listen(pod.port(TCP_TARGET))?, b"")?;
         Ok(Self { ztunnel, pod, _application: application, _echo: echo })
     }
 }
 
 impl Site {
-    /// A namespace whose name begins with `name`, with the Gateway of `manifest` and no pod of it yet. The application
-    /// answers by `script` where it has an answer.
-    pub(crate) async fn new(
-        name: &str,
-        manifest: &str,
-        script: impl Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
-    ) -> Result<Self> {
+    /// A namespace whose name begins with `name`, with the Gateway of `manifest` and no pod of it yet.
+    pub(crate) async fn new(name: &str, manifest: &str) -> Result<Self> {
         let namespace = Lab::get()?.namespace(name).await?;
         namespace.apply(manifest).await?;
         namespace.apply(SERVICES).await?;
         let (app, rpc) = (namespace.service_address("app").await?, namespace.service_address("rpc").await?);
-        let mut site = Self { namespace, replicas: Vec::new(), script: Arc::new(script), app, rpc };
+        let mut site = Self { namespace, replicas: Vec::new(), sessions: Sessions::default(), app, rpc };
         site.grow().await?;
         Ok(site)
     }
@@ -95,7 +80,7 @@ impl Site {
     /// One more pod.
     pub(crate) async fn grow(&mut self) -> Result<()> {
         let name = format!("app-{}", self.replicas.len());
-        self.replicas.push(Replica::start(&self.namespace, &name, self.script.clone()).await?);
+        self.replicas.push(Replica::start(&self.namespace, &name, self.sessions.clone()).await?);
         let pods: Vec<_> = self.replicas.iter().map(|replica| &replica.pod).collect();
         self.namespace.endpoints("app", &pods).await?;
         self.namespace.endpoints("rpc", &pods).await
@@ -122,7 +107,7 @@ impl Site {
 
 /// GET of `path` on a stream of its own.
 pub(crate) async fn ask(way: &Way, path: &str) -> Result<Reply> {
-    Client::http1(way.open().await?).await?.send(callers::get(path)?).await
+    Client::http1(way.open().await?).await?.send(get(path)?).await
 }
 
 const SERVICES: &str = "apiVersion: v1
@@ -142,43 +127,3 @@ spec:
   ports:
   - {name: grpc, port: 82, targetPort: 8080, appProtocol: grpc}
 ";
-
-fn answer(seen: &Seen) -> Response<Body> {
-    match seen.uri.path() {
-        "/ticks" => ticks(),
-        "/echo.Echo/Unary" => grpc(seen.body.clone()),
-        _ => upstream::text(StatusCode::OK, "ok"),
-    }
-}
-
-/// Numbered events without end.
-fn ticks() -> Response<Body> {
-    let (sender, response) = upstream::open_events();
-    tokio::spawn(async move {
-        let mut pace = interval(TICK);
-        for number in 0_u64.. {
-            pace.tick().await;
-            let event = Bytes::from(format!("id: {number}\ndata: {number}\n\n"));
-            if sender.send(Frame::data(event)).await.is_err() {
-                return;
-            }
-        }
-    });
-    response
-}
-
-/// The message back, and the status in trailers.
-fn grpc(message: Bytes) -> Response<Body> {
-    let (sender, body) = streamed();
-    let trailers = HeaderMap::from_iter([(
-        header::HeaderName::from_static("grpc-status"),
-        HeaderValue::from_static("0"),
-    )]);
-    for frame in [Frame::data(message), Frame::trailers(trailers)] {
-        // The queue is longer than two.
-        let _ = sender.try_send(frame);
-    }
-    let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response
-}

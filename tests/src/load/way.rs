@@ -1,17 +1,17 @@
 //! How a caller's connections get to a Service.
 
+use crate::ztunnel::{Outbound, TunnelStream};
 use anyhow::Result;
 use futures_util::future::BoxFuture;
-use portcullis_tests::ztunnel::{Outbound, TunnelStream};
 use std::sync::Arc;
 
 /// Opens streams to one authority. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Way(Arc<dyn Fn() -> BoxFuture<'static, Result<TunnelStream>> + Send + Sync>);
+pub struct Way(Arc<dyn Fn() -> BoxFuture<'static, Result<TunnelStream>> + Send + Sync>);
 
 impl Way {
     /// As `open` does.
-    pub(crate) fn by<F>(open: impl Fn() -> F + Send + Sync + 'static) -> Self
+    pub fn by<F>(open: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<TunnelStream>> + Send + 'static,
     {
@@ -19,7 +19,8 @@ impl Way {
     }
 
     /// Over the ztunnel's one connection.
-    pub(crate) fn pooled(ztunnel: &Outbound, authority: &str) -> Self {
+    #[must_use]
+    pub fn pooled(ztunnel: &Outbound, authority: &str) -> Self {
         let (ztunnel, authority) = (ztunnel.clone(), authority.to_owned());
         Self::by(move || {
             let (ztunnel, authority) = (ztunnel.clone(), authority.clone());
@@ -28,7 +29,8 @@ impl Way {
     }
 
     /// Over a connection of its own for each stream, with a handshake.
-    pub(crate) fn anew(ztunnel: &Outbound, authority: &str) -> Self {
+    #[must_use]
+    pub fn anew(ztunnel: &Outbound, authority: &str) -> Self {
         let (ztunnel, authority) = (ztunnel.clone(), authority.to_owned());
         Self::by(move || {
             let (ztunnel, authority) = (ztunnel.clone(), authority.clone());
@@ -37,7 +39,7 @@ impl Way {
     }
 
     /// A stream.
-    pub(crate) async fn open(&self) -> Result<TunnelStream> {
+    pub async fn open(&self) -> Result<TunnelStream> {
         (self.0)().await
     }
 }

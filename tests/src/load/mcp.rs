@@ -1,51 +1,57 @@
 //! MCP: a server with sessions, a client that calls a tool in one of them, and one that listens.
 
-use super::callers::Kept;
-use super::{Caller, Way};
+use super::{Caller, Kept, Way};
+use crate::http::{Body, Client, Events, empty, post_json};
+use crate::upstream::{self, Seen, accepted, open_events};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Frame;
-use portcullis_tests::http::{Body, Client, Events, empty, post_json};
-use portcullis_tests::upstream::{self, Seen, accepted, open_events};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::interval;
 
+/// A tool that the server offers, and that policies of tests keep from everybody.
+pub const HIDDEN_TOOL: &str = "open_vault";
+
 const SESSION: &str = "mcp-session-id";
 const REVISION: &str = "2025-06-18";
 
 /// A server's sessions. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Sessions(Arc<Mutex<Vec<String>>>);
+pub struct Sessions(Arc<Mutex<Vec<String>>>);
 
 impl Sessions {
-    /// All that were opened.
-    pub(crate) fn opened(&self) -> Vec<String> {
+    /// All that were opened, by the server's own ids.
+    #[must_use]
+    pub fn opened(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Answers requests for `/mcp`.
-    pub(crate) fn answer(&self, seen: &Seen) -> Option<Response<Body>> {
+    /// Answers requests for `/mcp`; `None` for others.
+    #[must_use]
+    pub fn answer(&self, seen: &Seen) -> Option<Response<Body>> {
         if seen.uri.path() != "/mcp" {
             return None;
         }
         let message = seen.json();
-        if message["method"] == "initialize" {
+        let method = message.get("method").and_then(Value::as_str);
+        if method == Some("initialize") {
             return Some(self.open(seen));
         }
         let named = seen.headers.get(SESSION).and_then(|id| id.to_str().ok()).unwrap_or_default();
         if !self.opened().iter().any(|opened| opened == named) {
             return Some(upstream::text(StatusCode::NOT_FOUND, "no such session"));
         }
-        Some(match message["method"].as_str() {
+        Some(match method {
             None if seen.method == Method::GET => notices(),
             Some("tools/call") => {
-                let text = message["params"]["arguments"]["text"].clone();
+                let text = message.pointer("/params/arguments/text").cloned().unwrap_or_default();
                 upstream::result(seen, &json!({"content": [{"type": "text", "text": text}]}))
             }
+            Some("tools/list") => upstream::result(seen, &json!({"tools": tools()})),
             _ => accepted(),
         })
     }
@@ -66,6 +72,12 @@ impl Sessions {
     }
 }
 
+fn tools() -> Vec<Value> {
+    let named =
+        |name: &str| json!({"name": name, "description": "a tool", "inputSchema": {"type": "object"}});
+    ["echo", "search", HIDDEN_TOOL].map(named).into()
+}
+
 /// Notifications without end.
 fn notices() -> Response<Body> {
     let (sender, response) = open_events();
@@ -84,7 +96,7 @@ fn notices() -> Response<Body> {
 }
 
 /// Opens a session, and returns its id as the client sees it.
-pub(crate) async fn initialize(way: &Way) -> Result<String> {
+pub async fn initialize(way: &Way) -> Result<String> {
     let mut client = Kept::new(way);
     let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
         "protocolVersion": REVISION, "capabilities": {}, "clientInfo": {"name": "bot", "version": "1"}}});
@@ -97,14 +109,21 @@ pub(crate) async fn initialize(way: &Way) -> Result<String> {
     Ok(id)
 }
 
-fn in_session(mut request: Request<Body>, id: &str) -> Result<Request<Body>> {
+/// The same request in a session.
+pub fn in_session(mut request: Request<Body>, id: &str) -> Result<Request<Body>> {
     request.headers_mut().insert(SESSION, id.parse()?);
     request.headers_mut().insert("mcp-protocol-version", REVISION.parse()?);
     Ok(request)
 }
 
+/// A call of a tool with a text.
+#[must_use]
+pub fn call(id: u64, tool: &str, text: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": {"text": text}}})
+}
+
 /// Calls a tool again and again in one session.
-pub(crate) struct Calls {
+pub struct Calls {
     client: Kept,
     /// Whether it stays on its connection.
     keeps: bool,
@@ -113,12 +132,15 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn new(way: &Way, session: &str) -> Self {
+    /// On one connection as long as the server keeps it.
+    #[must_use]
+    pub fn new(way: &Way, session: &str) -> Self {
         Self { client: Kept::new(way), keeps: true, session: session.to_owned(), next: 1 }
     }
 
     /// The same with a connection for each call, so that any waypoint may get it.
-    pub(crate) fn anew(way: &Way, session: &str) -> Self {
+    #[must_use]
+    pub fn anew(way: &Way, session: &str) -> Self {
         Self { keeps: false, ..Self::new(way, session) }
     }
 }
@@ -126,14 +148,13 @@ impl Calls {
 impl Caller for Calls {
     async fn ask(&mut self) -> Result<()> {
         let text = format!("word {}", self.next);
-        let call = json!({"jsonrpc": "2.0", "id": self.next, "method": "tools/call",
-                          "params": {"name": "echo", "arguments": {"text": text}}});
+        let call = call(self.next, "echo", &text);
         self.next += 1;
         let reply =
             self.client.exchange(in_session(post_json("/mcp", "app", &call)?, &self.session)?).await?;
         ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
         let told: Value = reply.json()?;
-        ensure!(told["result"]["content"][0]["text"] == *text, "{told}");
+        ensure!(told.pointer("/result/content/0/text").is_some_and(|said| *said == *text), "{told}");
         if !self.keeps {
             self.client.leave();
         }
@@ -141,15 +162,47 @@ impl Caller for Calls {
     }
 }
 
+/// Lists the tools again and again in one session; [`HIDDEN_TOOL`] must not be among them, and all others must.
+pub struct Lists {
+    client: Kept,
+    session: String,
+    next: u64,
+}
+
+impl Lists {
+    /// On one connection as long as the server keeps it.
+    #[must_use]
+    pub fn new(way: &Way, session: &str) -> Self {
+        Self { client: Kept::new(way), session: session.to_owned(), next: 1 }
+    }
+}
+
+impl Caller for Lists {
+    async fn ask(&mut self) -> Result<()> {
+        let list = json!({"jsonrpc": "2.0", "id": self.next, "method": "tools/list"});
+        self.next += 1;
+        let request = in_session(post_json("/mcp", "app", &list)?, &self.session)?;
+        let reply = self.client.exchange(request).await?;
+        ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        let told = reply.json()?;
+        let tools = told.pointer("/result/tools").and_then(Value::as_array);
+        let names: Vec<_> = tools.into_iter().flatten().filter_map(|tool| tool.get("name")).collect();
+        ensure!(names == ["echo", "search"], "{told}");
+        Ok(())
+    }
+}
+
 /// Listens to the server in one session. A stream that is cut is opened again, as clients do; the session must be there.
-pub(crate) struct Listens {
+pub struct Listens {
     way: Way,
     session: String,
     open: Option<(Client, Events)>,
 }
 
 impl Listens {
-    pub(crate) fn new(way: &Way, session: &str) -> Self {
+    /// Not listening yet.
+    #[must_use]
+    pub fn new(way: &Way, session: &str) -> Self {
         Self { way: way.clone(), session: session.to_owned(), open: None }
     }
 
