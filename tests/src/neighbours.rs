@@ -116,7 +116,12 @@ impl Runtime {
 /// # Errors
 /// When it is not installed, with how to do that.
 pub fn envoy() -> Result<PathBuf> {
-    let versions = neighbours()?.join("envoy/lib");
+    envoy_in(&neighbours()?)
+}
+
+/// The same for a program that does not lie where tests do, and so names `target/neighbours` itself.
+pub fn envoy_in(neighbours: &Path) -> Result<PathBuf> {
+    let versions = neighbours.join("envoy/lib");
     let missing = || format!("{} is missing: run `cargo xtask setup`", versions.display());
     let found = std::fs::read_dir(&versions).with_context(missing)?.filter_map(Result::ok);
     let mut programs = found.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));

@@ -19,7 +19,16 @@ const TLS_1_3: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13]
 
 /// The side of a source workload's ztunnel: shows `svid`, wants to meet `expect` exactly.
 pub fn client_config(svid: &Svid, bundle: &str, expect: &str) -> Result<ClientConfig> {
-    let provider = provider();
+    client_config_by(provider(), svid, bundle, expect)
+}
+
+/// The same with this cryptography.
+pub fn client_config_by(
+    provider: Arc<CryptoProvider>,
+    svid: &Svid,
+    bundle: &str,
+    expect: &str,
+) -> Result<ClientConfig> {
     let verifier = ExactId {
         expect: expect.to_owned(),
         roots: roots(bundle)?,
@@ -35,7 +44,11 @@ pub fn client_config(svid: &Svid, bundle: &str, expect: &str) -> Result<ClientCo
 
 /// The side of a destination workload's ztunnel: shows `svid`, demands a client certificate under `bundle`.
 pub fn server_config(svid: &Svid, bundle: &str) -> Result<ServerConfig> {
-    let provider = provider();
+    server_config_by(provider(), svid, bundle)
+}
+
+/// The same with this cryptography.
+pub fn server_config_by(provider: Arc<CryptoProvider>, svid: &Svid, bundle: &str) -> Result<ServerConfig> {
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots(bundle)?), provider.clone()).build()?;
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(TLS_1_3)?;
@@ -81,7 +94,8 @@ pub fn serial(certificate: &[u8]) -> String {
 }
 
 /// The crypto of every test peer; named once, so that no process-wide default is needed.
-fn provider() -> Arc<CryptoProvider> {
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 

@@ -54,6 +54,7 @@ const RULES: &[Rule] = &[
         but_through: Some("certs"),
     },
     Rule::new("portcullis-tests", &["istio-protos"], &[]),
+    Rule::new("portcullis-bench", &["istio-protos", "portcullis-tests"], &[]),
     Rule::new("xtask", &[], IO),
 ];
 

@@ -4,6 +4,7 @@
 //! steps. Whatever a step needs and can be installed, the step `setup` installs.
 
 mod arrows;
+mod bench;
 mod cargo;
 mod deny;
 mod fuzz;
@@ -54,6 +55,13 @@ enum Command {
     },
     /// Lays out, builds and tries the container image of the release binary.
     Image,
+    /// Measures what the waypoint costs beside a real Envoy and nginx; `bench --help` tells more.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the benchmark is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Checks which crate knows which.
     Arrows,
     /// Runs the fuzz targets, or one of them.
@@ -100,6 +108,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Image => image::build(&paths),
+        Command::Bench { args } => bench::run(&paths, &args),
         Command::Arrows => arrows::check(&paths),
         Command::Fuzz { target, seconds } => {
             fuzz::run(&paths, target.as_deref(), fuzz::Inputs::New, Duration::from_secs(seconds))

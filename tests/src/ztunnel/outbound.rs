@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -37,8 +38,14 @@ impl Outbound {
 
     /// The same, trusting `roots` (PEM).
     pub fn trusting(roots: &str, identity: &Svid, waypoint: SocketAddr, expect: &str) -> Result<Self> {
-        let tls = TlsConnector::from(Arc::new(tls::client_config(identity, roots, expect)?));
-        Ok(Self { tls, waypoint, source: None, network: None, pooled: Arc::default() })
+        Ok(Self::speaking(tls::client_config(identity, roots, expect)?, waypoint))
+    }
+
+    /// The same with TLS as `config` says.
+    #[must_use]
+    pub fn speaking(config: ClientConfig, waypoint: SocketAddr) -> Self {
+        let tls = TlsConnector::from(Arc::new(config));
+        Self { tls, waypoint, source: None, network: None, pooled: Arc::default() }
     }
 
     /// The same, dialling from a pod's network, and forwarding from its loopback.

@@ -21,7 +21,9 @@ pub struct TunnelStream {
 }
 
 impl TunnelStream {
-    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
+    /// The two halves of a stream that was answered with 200.
+    #[must_use]
+    pub fn new(send: SendStream<Bytes>, receive: RecvStream) -> Self {
         Self { send, receive, unread: Bytes::new(), _connection: None }
     }
 
@@ -38,6 +40,35 @@ impl TunnelStream {
     /// Resolves with the peer's reset reason. Cancel safe.
     pub async fn reset_by_peer(&mut self) -> Result<Reason, h2::Error> {
         std::future::poll_fn(|cx| self.send.poll_reset(cx)).await
+    }
+
+    /// Takes the next DATA and gives back its credit, without copying it; `None` is the end. Cancel safe.
+    ///
+    /// # Errors
+    /// When the stream was reset or its connection broke.
+    pub async fn data(&mut self) -> Option<Result<Bytes, h2::Error>> {
+        let data = self.receive.data().await?;
+        Some(data.and_then(|data| {
+            self.receive.flow_control().release_capacity(data.len())?;
+            Ok(data)
+        }))
+    }
+
+    /// Sends all of `bytes` without copying them, as fast as the peer grants credit. Not cancel safe: what was sent is lost.
+    ///
+    /// # Errors
+    /// When the stream was reset or its connection broke.
+    pub async fn send(&mut self, mut bytes: Bytes) -> Result<(), h2::Error> {
+        while !bytes.is_empty() {
+            self.send.reserve_capacity(bytes.len());
+            while self.send.capacity() == 0 {
+                let granted = std::future::poll_fn(|cx| self.send.poll_capacity(cx)).await;
+                granted.ok_or_else(|| h2::Error::from(Reason::STREAM_CLOSED))??;
+            }
+            let granted = self.send.capacity().min(bytes.len());
+            self.send.send_data(bytes.split_to(granted), false)?;
+        }
+        Ok(())
     }
 
     /// Takes the next DATA without giving back its credit: a reader that is stuck.

@@ -1,0 +1,21 @@
+//! Building what is measured and what measures it.
+
+use crate::cargo::cargo;
+use crate::paths::Paths;
+use crate::setup;
+use crate::shell::Shell;
+use anyhow::Result;
+
+/// Builds our binary and the benchmark, installs its peers, and runs it with these arguments.
+pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<()> {
+    let only_tells = args.iter().any(|arg| ["--help", "-h", "--list"].contains(&arg.as_str()));
+    let packages: &[&str] =
+        if only_tells { &["portcullis-bench"] } else { &["portcullis-bench", "waypoint"] };
+    let build = cargo(paths, &["build", "--release", "--locked"]);
+    packages.iter().fold(build, |build, package| build.arg("--package").arg(package)).run()?;
+    if !only_tells {
+        setup::peers(paths)?;
+    }
+    let bench = Shell::new(&paths.root, paths.target.join("release/bench"), &[]);
+    args.iter().fold(bench, Shell::arg).run()
+}
