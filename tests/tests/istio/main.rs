@@ -14,6 +14,7 @@ mod external;
 mod istioctl;
 mod load;
 mod readme;
+mod refusals;
 mod rollout;
 mod rotation;
 mod routing;
