@@ -77,7 +77,14 @@ pub fn translate(decoded: &Decoded<Wire>) -> Option<TranslatedCluster> {
         traffic,
         unusable: (!faults.unusable.is_empty()).then(|| faults.unusable.join("; ")),
     };
-    Some(TranslatedCluster { cluster, endpoints_from, refused: faults.refused, notes: faults.notes })
+    let mutual_tls = transport::mutual_tls(wire);
+    Some(TranslatedCluster {
+        cluster,
+        endpoints_from,
+        mutual_tls,
+        refused: faults.refused,
+        notes: faults.notes,
+    })
 }
 
 /// Port and subset of `direction|port|subset|host`. A waypoint's own clusters put `http` or `tcp` before the subset.
@@ -118,11 +125,13 @@ fn endpoints(wire: &Wire, faults: &mut Faults<'_>) -> (Vec<ClusterEndpoint>, Opt
         }
         Some(DiscoveryType::Static | DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
             let Some(inline) = &wire.load_assignment else { return Default::default() };
-            let (endpoints, unread) = endpoint::read(inline);
+            let mut read = endpoint::read(inline);
+            let unused = transport::unused(transport::mutual_tls(wire), &mut read.endpoints, &read.sidecars);
+            faults.unusable.extend(unused.map(str::to_owned));
             faults
                 .notes
-                .extend(unread.into_iter().map(|why| Refused { path: faults.cluster.to_owned(), why }));
-            (endpoints, None)
+                .extend(read.unread.into_iter().map(|why| Refused { path: faults.cluster.to_owned(), why }));
+            (read.endpoints, None)
         }
         Some(DiscoveryType::OriginalDst) => {
             faults.unusable("the stream's own destination as endpoint is not supported");
@@ -227,6 +236,7 @@ mod tests {
     use waypoint_model::{EndpointAddress, UpstreamTls};
 
     use super::*;
+    use crate::feeds::istiod::MutualTls;
 
     fn dumped(name: &str) -> TranslatedCluster {
         let path = format!("{}/tests/dumps/Cluster/{name}.bin", env!("CARGO_MANIFEST_DIR"));
@@ -306,6 +316,15 @@ mod tests {
         assert_eq!(unchecked.unusable, None);
         assert!(unchecked.traffic.tls.unwrap().insecure);
         assert!(!dumped("inbound-vip_80_http_api.example.com").cluster.traffic.tls.unwrap().insecure);
+    }
+
+    #[test]
+    fn the_tls_of_sidecars_concerns_only_endpoints_that_have_one() {
+        let elsewhere = dumped("outbound_80__elsewhere.agents.svc.cluster.local");
+        assert_eq!((elsewhere.cluster.unusable, elsewhere.cluster.traffic.tls), (None, None));
+        assert_eq!(elsewhere.mutual_tls, MutualTls::Sidecars);
+        let ours = dumped("inbound-vip_80_http_cart.shop.svc.cluster.local");
+        assert_eq!(ours.mutual_tls, MutualTls::Nowhere);
     }
 
     #[test]

@@ -16,32 +16,59 @@ use super::{Refused, TranslatedEndpoints};
 /// The listener that means: in a tunnel, to the workload at this address.
 const TUNNEL: &str = "connect_originate";
 
+/// Where an endpoint's metadata say how it is to be carried.
+const SOCKET: &str = "envoy.transport_socket_match";
+
 /// Translates the endpoints of a cluster. A field that is not known is refused; an endpoint that cannot be reached is left
 /// out and noted: the others serve on.
 #[must_use]
 pub fn translate(decoded: &Decoded<ClusterLoadAssignment>) -> TranslatedEndpoints {
     let name = &decoded.message.cluster_name;
     let about = |why: String| Refused { path: name.clone(), why };
-    let (endpoints, unread) = read(&decoded.message);
+    let Read { endpoints, sidecars, unread } = read(&decoded.message);
     TranslatedEndpoints {
         endpoints,
+        sidecars,
         refused: decoded.findings.iter().map(|finding| about(finding.to_string())).collect(),
         notes: unread.into_iter().map(about).collect(),
     }
 }
 
-/// The endpoints that can be used, and why the others cannot.
-pub(super) fn read(wire: &ClusterLoadAssignment) -> (Vec<ClusterEndpoint>, Vec<String>) {
-    let (mut endpoints, mut unread) = (Vec::new(), Vec::new());
+/// Endpoints as they were read.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    /// Those that can be used.
+    pub(super) endpoints: Vec<ClusterEndpoint>,
+    /// Those of them that have a sidecar and no tunnel.
+    pub(super) sidecars: Vec<EndpointAddress>,
+    /// Why the others cannot.
+    pub(super) unread: Vec<String>,
+}
+
+/// Reads all endpoints of a message.
+pub(super) fn read(wire: &ClusterLoadAssignment) -> Read {
+    let mut read = Read::default();
     for group in &wire.endpoints {
         for one in &group.lb_endpoints {
             match endpoint(one, group) {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(why) => unread.push(why),
+                Ok(endpoint) => {
+                    if endpoint.tunnel == TunnelKind::Plain && has_sidecar(one) {
+                        read.sidecars.push(endpoint.address.clone());
+                    }
+                    read.endpoints.push(endpoint);
+                }
+                Err(why) => read.unread.push(why),
             }
         }
     }
-    (endpoints, unread)
+    read
+}
+
+/// Whether istiod marks it so: what `transport_socket_matches` of its cluster compare.
+fn has_sidecar(wire: &LbEndpoint) -> bool {
+    let told = wire.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(SOCKET));
+    let mode = told.and_then(|told| told.fields.get("tlsMode")).and_then(|mode| mode.kind.as_ref());
+    matches!(mode, Some(prost_types::value::Kind::StringValue(mode)) if mode == "istio")
 }
 
 fn endpoint(wire: &LbEndpoint, group: &LocalityLbEndpoints) -> Result<ClusterEndpoint, String> {
@@ -157,6 +184,13 @@ mod tests {
             (address, TunnelKind::Hbone, priority, zone, true)
         };
         assert_eq!(got, [want("10.244.1.1:8080", 0, "z1"), want("10.244.1.2:8080", 1, "z2")]);
+    }
+
+    #[test]
+    fn endpoints_with_sidecars_are_told_from_others() {
+        let sidecars = |name| dumped(name).sidecars.len();
+        assert_eq!(sidecars("inbound-vip_80_http_vm.example.com"), 1);
+        assert_eq!(sidecars("inbound-vip_80_http_cart.shop.svc.cluster.local"), 0, "they have tunnels");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub use index::{AddressError, Index};
 pub use kind::Kind;
 pub use listener::{FrontedPods, FrontedPort, Listeners, Refused, Translated};
 pub use service::MeshService;
+pub use transport::MutualTls;
 pub use upstream::{TranslatedCluster, TranslatedEndpoints};
 pub use workload::Own;
 pub use xds_client::UnusableSettings;

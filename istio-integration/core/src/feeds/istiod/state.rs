@@ -189,14 +189,15 @@ impl State {
             Err(error) => return Said::refuse(name, &error),
         };
         // Plumbing has no place here; what had its name before goes.
-        let Some(TranslatedCluster { cluster, endpoints_from, refused, notes }) = translated else {
+        let Some(TranslatedCluster { cluster, endpoints_from, mutual_tls, refused, notes }) = translated
+        else {
             self.upstreams.remove_cluster(name);
             return Said::default();
         };
         let said = Said { refused, unusable: unusable(name, cluster.unusable.as_ref()), notes };
         // Without a good version before, it is there and says why it is not served.
         if said.refused.is_empty() || !self.upstreams.has_cluster(name) {
-            self.upstreams.set_cluster(Arc::clone(name), cluster, endpoints_from);
+            self.upstreams.set_cluster(Arc::clone(name), cluster, endpoints_from, mutual_tls);
         }
         said
     }
@@ -206,9 +207,9 @@ impl State {
             Ok(decoded) => endpoint::translate(&decoded),
             Err(error) => return Said::refuse(name, &error),
         };
-        let TranslatedEndpoints { endpoints, refused, notes } = translated;
+        let TranslatedEndpoints { endpoints, sidecars, refused, notes } = translated;
         if refused.is_empty() {
-            self.upstreams.set_endpoints(Arc::clone(name), endpoints);
+            self.upstreams.set_endpoints(Arc::clone(name), endpoints, sidecars);
         }
         Said { refused, unusable: Vec::new(), notes }
     }

@@ -15,7 +15,7 @@ use istio_protos::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use istio_protos::{Any, unpack};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use waypoint_model::{ServiceKey, UpstreamTls};
+use waypoint_model::{ClusterEndpoint, EndpointAddress, ServiceKey, TunnelKind, UpstreamTls};
 
 /// `file-root:<path>` names roots in a file, `file-cert:<chain>~<key>` our own certificate (istio pkg/security).
 const ROOTS_FILE: &str = "file-root:";
@@ -37,11 +37,53 @@ pub(super) fn first_service(istio: &Struct) -> Option<ServiceKey> {
     Some(ServiceKey::new(text("namespace")?, text("host")?))
 }
 
+/// The entry of `transport_socket_matches` that is Istio's mutual TLS between sidecars (`pilot/pkg/networking/core`).
+const SIDECARS: &str = "tlsMode-istio";
+
+/// Which of its endpoints a cluster reaches by the mutual TLS of sidecars, which we do not speak: our own is that of tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MutualTls {
+    /// None.
+    #[default]
+    Nowhere,
+    /// Those that are marked to have a sidecar, unless they are reached by a tunnel.
+    Sidecars,
+    /// All that are not reached by a tunnel: a DestinationRule says so.
+    Untunnelled,
+}
+
+/// See [`MutualTls`].
+pub(super) fn mutual_tls(wire: &Wire) -> MutualTls {
+    match wire.transport_socket_matches.iter().find(|entry| entry.name == SIDECARS) {
+        None => MutualTls::Nowhere,
+        Some(entry) if entry.r#match.as_ref().is_some_and(|asked| !asked.fields.is_empty()) => {
+            MutualTls::Sidecars
+        }
+        Some(_) => MutualTls::Untunnelled,
+    }
+}
+
+/// Takes out the endpoints that a cluster reaches by mutual TLS of sidecars. Why it cannot be used, if none remains.
+pub(super) fn unused(
+    mutual: MutualTls,
+    endpoints: &mut Vec<ClusterEndpoint>,
+    sidecars: &[EndpointAddress],
+) -> Option<&'static str> {
+    let before = endpoints.len();
+    endpoints.retain(|endpoint| match mutual {
+        MutualTls::Nowhere => true,
+        MutualTls::Sidecars => !sidecars.contains(&endpoint.address),
+        MutualTls::Untunnelled => endpoint.tunnel != TunnelKind::Plain,
+    });
+    (before > 0 && endpoints.is_empty()).then_some("mutual TLS to sidecars without HBONE is not supported")
+}
+
 /// TLS to the endpoints of a cluster; `None` where plain bytes are carried (in a tunnel, to endpoints that have one).
 /// Endpoint by endpoint differences (`transport_socket_matches`) are those of tunnelled and plain endpoints; both carry the
-/// same inside.
+/// same inside. Endpoints of [`mutual_tls`] are not used.
 pub(super) fn tls(wire: &Wire, faults: &mut Vec<String>) -> Option<UpstreamTls> {
-    let sockets = wire.transport_socket_matches.iter().filter_map(|entry| entry.transport_socket.as_ref());
+    let entries = wire.transport_socket_matches.iter().filter(|entry| entry.name != SIDECARS);
+    let sockets = entries.filter_map(|entry| entry.transport_socket.as_ref());
     let mut found: Option<Option<UpstreamTls>> = None;
     for socket in wire.transport_socket.iter().chain(sockets) {
         match socket_tls(socket) {

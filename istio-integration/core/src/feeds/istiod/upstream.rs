@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use waypoint_model::{Cluster, ClusterEndpoint};
+use waypoint_model::{Cluster, ClusterEndpoint, EndpointAddress};
 
-use super::Refused;
+use super::{MutualTls, Refused};
 
 /// A cluster (CDS), translated.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub struct TranslatedCluster {
     pub cluster: Cluster,
     /// The name under which its endpoints are asked for (EDS), its own or `service_name`; `None`: they stand in the cluster.
     pub endpoints_from: Option<Arc<str>>,
+    /// Which of its endpoints cannot be used.
+    pub mutual_tls: MutualTls,
     /// What was not understood: the reasons of a NACK.
     pub refused: Vec<Refused>,
     /// What is not carried out, for the log; it weakens nothing.
@@ -29,6 +31,8 @@ pub struct TranslatedCluster {
 pub struct TranslatedEndpoints {
     /// The endpoints; [`ClusterEndpoint::workload`] is `None` in each.
     pub endpoints: Vec<ClusterEndpoint>,
+    /// Those of them that have a sidecar and no tunnel.
+    pub sidecars: Vec<EndpointAddress>,
     /// What was not understood: the reasons of a NACK. If there are any, the last good endpoints stay.
     pub refused: Vec<Refused>,
     /// What is not carried out, for the log; it weakens nothing.

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use waypoint_model::{Cluster, ClusterEndpoint, ClusterKey, EndpointAddress, Map, WorkloadUid};
 
+use super::MutualTls;
+use super::transport::unused;
+
 /// Who stands at an address.
 pub(super) type Who<'a> = dyn Fn(IpAddr) -> Option<WorkloadUid> + 'a;
 
@@ -13,7 +16,7 @@ pub(super) type Who<'a> = dyn Fn(IpAddr) -> Option<WorkloadUid> + 'a;
 #[derive(Debug, Default)]
 pub(super) struct Upstreams {
     clusters: BTreeMap<Arc<str>, Known>,
-    endpoints: BTreeMap<Arc<str>, Vec<ClusterEndpoint>>,
+    endpoints: BTreeMap<Arc<str>, Endpoints>,
     joined: Map<ClusterKey, Arc<Cluster>>,
     /// Clusters to be joined anew.
     stale: BTreeSet<Arc<str>>,
@@ -23,13 +26,29 @@ pub(super) struct Upstreams {
 struct Known {
     cluster: Cluster,
     endpoints_from: Option<Arc<str>>,
+    mutual_tls: MutualTls,
+}
+
+/// What istiod says of the endpoints of a cluster.
+#[derive(Debug, Default)]
+struct Endpoints {
+    all: Vec<ClusterEndpoint>,
+    /// Those that have a sidecar and no tunnel.
+    sidecars: Vec<EndpointAddress>,
 }
 
 impl Upstreams {
-    /// `endpoints_from`: the name under which its endpoints are asked for; `None`: they stand in the cluster.
-    pub(super) fn set_cluster(&mut self, name: Arc<str>, cluster: Cluster, endpoints_from: Option<Arc<str>>) {
+    /// `endpoints_from`: the name under which its endpoints are asked for; `None`: they stand in the cluster, without those
+    /// that `mutual_tls` leaves out.
+    pub(super) fn set_cluster(
+        &mut self,
+        name: Arc<str>,
+        cluster: Cluster,
+        endpoints_from: Option<Arc<str>>,
+        mutual_tls: MutualTls,
+    ) {
         let key = cluster.key.clone();
-        let before = self.clusters.insert(Arc::clone(&name), Known { cluster, endpoints_from });
+        let before = self.clusters.insert(Arc::clone(&name), Known { cluster, endpoints_from, mutual_tls });
         if let Some(before) = before.filter(|before| before.cluster.key != key) {
             self.joined.remove(&before.cluster.key);
         }
@@ -47,9 +66,15 @@ impl Upstreams {
         self.clusters.contains_key(name)
     }
 
-    pub(super) fn set_endpoints(&mut self, name: Arc<str>, endpoints: Vec<ClusterEndpoint>) {
+    /// `sidecars`: those of `all` that have a sidecar and no tunnel.
+    pub(super) fn set_endpoints(
+        &mut self,
+        name: Arc<str>,
+        all: Vec<ClusterEndpoint>,
+        sidecars: Vec<EndpointAddress>,
+    ) {
         self.touch(&name);
-        self.endpoints.insert(name, endpoints);
+        self.endpoints.insert(name, Endpoints { all, sidecars });
     }
 
     pub(super) fn remove_endpoints(&mut self, name: &str) {
@@ -98,12 +123,16 @@ impl Upstreams {
             workload: ip(endpoint).and_then(who),
             ..endpoint.clone()
         };
-        Cluster { endpoints: self.of(known).iter().map(endpoint).collect(), ..known.cluster.clone() }
+        let mut endpoints = self.of(known).iter().map(endpoint).collect();
+        let told = known.endpoints_from.as_ref().and_then(|name| self.endpoints.get(name));
+        let unused = told.and_then(|told| unused(known.mutual_tls, &mut endpoints, &told.sidecars));
+        let unusable = known.cluster.unusable.clone().or(unused.map(str::to_owned));
+        Cluster { endpoints, unusable, ..known.cluster.clone() }
     }
 
     fn of<'a>(&'a self, known: &'a Known) -> &'a [ClusterEndpoint] {
         match &known.endpoints_from {
-            Some(name) => self.endpoints.get(name).map(Vec::as_slice).unwrap_or_default(),
+            Some(name) => self.endpoints.get(name).map(|told| told.all.as_slice()).unwrap_or_default(),
             None => &known.cluster.endpoints,
         }
     }
@@ -154,7 +183,7 @@ mod tests {
     }
 
     fn set(upstreams: &mut Upstreams, name: &str, from: Option<&str>) {
-        upstreams.set_cluster(name.into(), cluster(name), from.map(Into::into));
+        upstreams.set_cluster(name.into(), cluster(name), from.map(Into::into), MutualTls::Nowhere);
     }
 
     fn endpoint(at: &str) -> ClusterEndpoint {
@@ -190,17 +219,17 @@ mod tests {
             set(&mut upstreams, name, Some(from));
         }
         assert_eq!(upstreams.wanted(), ["a", "other"].map(str::to_owned).into());
-        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")]);
-        upstreams.set_endpoints("other".into(), vec![endpoint("10.0.0.2:80")]);
+        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")], vec![]);
+        upstreams.set_endpoints("other".into(), vec![endpoint("10.0.0.2:80")], vec![]);
         let first = ["a", "b", "c"].map(|name| get(&mut upstreams, &nobody, &[], name).unwrap());
         assert_eq!(first[2].endpoints[0].address, endpoint("10.0.0.2:80").address);
 
-        upstreams.set_endpoints("other".into(), vec![endpoint("10.0.0.3:80")]);
+        upstreams.set_endpoints("other".into(), vec![endpoint("10.0.0.3:80")], vec![]);
         let second = ["a", "b", "c"].map(|name| get(&mut upstreams, &nobody, &[], name).unwrap());
         let same = [0, 1, 2].map(|n| Arc::ptr_eq(&first[n], &second[n]));
         assert_eq!(same, [true, false, false]);
 
-        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")]);
+        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")], vec![]);
         set(&mut upstreams, "a", Some("a"));
         let third = get(&mut upstreams, &nobody, &[], "a").unwrap();
         assert!(Arc::ptr_eq(&first[0], &third), "sent again, and nothing new in it");
@@ -210,7 +239,7 @@ mod tests {
     fn who_stands_at_an_address_is_asked_again_when_someone_moves() {
         let mut upstreams = Upstreams::default();
         set(&mut upstreams, "a", Some("a"));
-        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")]);
+        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")], vec![]);
         let workload = |cluster: Arc<Cluster>| cluster.endpoints[0].workload.clone();
         assert_eq!(workload(get(&mut upstreams, &nobody, &[], "a").unwrap()), None);
         assert_eq!(workload(get(&mut upstreams, &named, &["10.0.0.9"], "a").unwrap()), None, "someone else");
@@ -222,7 +251,7 @@ mod tests {
     fn a_cluster_that_is_gone_is_gone_and_so_are_its_endpoints() {
         let mut upstreams = Upstreams::default();
         set(&mut upstreams, "a", Some("a"));
-        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")]);
+        upstreams.set_endpoints("a".into(), vec![endpoint("10.0.0.1:80")], vec![]);
         assert!(get(&mut upstreams, &nobody, &[], "a").is_some() && upstreams.has_endpoints("a"));
         upstreams.remove_cluster("a");
         assert!(get(&mut upstreams, &nobody, &[], "a").is_none());
@@ -230,10 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_behind_the_tls_of_sidecars_are_left_out_and_said_to_be() {
+        let [first, second] = ["10.0.0.1:80", "10.0.0.2:80"]
+            .map(|at| ClusterEndpoint { tunnel: TunnelKind::Plain, ..endpoint(at) });
+        let tunnelled = endpoint("10.0.0.3:80");
+        let got = |mutual: MutualTls, all: &[&ClusterEndpoint], sidecars: &[&ClusterEndpoint]| {
+            let mut upstreams = Upstreams::default();
+            upstreams.set_cluster("a".into(), cluster("a"), Some("a".into()), mutual);
+            let all = all.iter().copied().cloned().collect();
+            let sidecars = sidecars.iter().map(|endpoint| endpoint.address.clone()).collect();
+            upstreams.set_endpoints("a".into(), all, sidecars);
+            let joined = get(&mut upstreams, &nobody, &[], "a").unwrap();
+            (joined.endpoints.len(), joined.unusable.is_some())
+        };
+        let all = [&first, &second, &tunnelled];
+        assert_eq!(got(MutualTls::Nowhere, &all, &[&first]), (3, false));
+        assert_eq!(got(MutualTls::Sidecars, &all, &[&first]), (2, false));
+        assert_eq!(got(MutualTls::Untunnelled, &all, &[&first]), (1, false));
+        assert_eq!(got(MutualTls::Sidecars, &[&first], &[&first]), (0, true), "nothing remains");
+        assert_eq!(got(MutualTls::Sidecars, &[], &[]), (0, false), "there was nothing");
+    }
+
+    #[test]
     fn endpoints_that_stand_in_the_cluster_are_its_own() {
         let mut upstreams = Upstreams::default();
         let inline = Cluster { endpoints: vec![endpoint("10.0.0.1:80")], ..cluster("a") };
-        upstreams.set_cluster("a".into(), inline, None);
+        upstreams.set_cluster("a".into(), inline, None, MutualTls::Nowhere);
         assert!(upstreams.wanted().is_empty());
         let joined = get(&mut upstreams, &named, &[], "a").unwrap();
         assert_eq!(joined.endpoints[0].workload, Some(WorkloadUid("10.0.0.1".into())));
