@@ -169,20 +169,27 @@ fn first_of_each<T: Clone>(entries: &[T], name: impl Fn(&T) -> String) -> Vec<T>
 }
 
 /// An absent header fails. Inverted, it is compared as an empty one (Envoy `treat_missing_header_as_empty`, which istiod sets
-/// there), so that it holds unless the comparison takes an empty text.
+/// there), so that it holds unless the comparison takes an empty text. Of several lines one is enough, each compared alone
+/// (Envoy `match_headers_individually`).
 fn header_matches(wanted: &HeaderMatch, subject: &Subject<'_>) -> bool {
-    let value = header_value(&wanted.name, subject);
-    let holds = match (&value, wanted.inverted) {
-        (Some(value), _) => text_matches(&wanted.value, value),
-        (None, true) => wanted.value != StringMatch::Present && text_matches(&wanted.value, b""),
-        (None, false) => return false,
+    let matches = |line: &[u8]| text_matches(&wanted.value, line);
+    let holds = match pseudo_header(&wanted.name, subject) {
+        Some(value) => matches(&value),
+        None => {
+            let mut lines = subject.headers.get_all(wanted.name.as_str()).iter().peekable();
+            match (lines.peek(), wanted.inverted) {
+                (Some(_), _) => lines.any(|line| matches(line.as_bytes())),
+                (None, true) => wanted.value != StringMatch::Present && matches(b""),
+                (None, false) => return false,
+            }
+        }
     };
     holds != wanted.inverted
 }
 
-/// All lines of a header as one list, or what stands for it in HTTP/2. The scheme is what the proxy before us says of it
-/// (`x-forwarded-proto`), else `http`: inside a tunnel nothing else is known.
-fn header_value<'a>(name: &str, subject: &Subject<'a>) -> Option<Cow<'a, [u8]>> {
+/// What stands for a header in HTTP/2. The scheme is what the proxy before us says of it (`x-forwarded-proto`), else `http`:
+/// inside a tunnel nothing else is known.
+fn pseudo_header<'a>(name: &str, subject: &Subject<'a>) -> Option<Cow<'a, [u8]>> {
     match name.to_ascii_lowercase().as_str() {
         "host" | ":authority" => Some(subject.authority.as_bytes().into()),
         ":method" => Some(subject.method.as_str().as_bytes().into()),
@@ -191,11 +198,7 @@ fn header_value<'a>(name: &str, subject: &Subject<'a>) -> Option<Cow<'a, [u8]>> 
             Some(query) => format!("{}?{query}", subject.path).into_bytes().into(),
             None => subject.path.as_bytes().into(),
         }),
-        name => {
-            let mut lines = subject.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
-            let first = lines.next()?;
-            Some(lines.fold(first.into(), |all, line| [&*all, line].join(&b","[..]).into()))
-        }
+        _other => None,
     }
 }
 
@@ -293,13 +296,15 @@ mod tests {
     #[test]
     fn headers_match_as_envoys_do() {
         let rows = [
-            ("x", exact("1,2"), false, true),
+            ("x", exact("1"), false, true),
+            ("x", exact("2"), false, true),
+            ("x", exact("1,2"), false, false),
             ("X", StringMatch::Prefix("1".to_owned()), false, true),
             ("x", StringMatch::Suffix("2".to_owned()), false, true),
-            ("x", regex("1,."), false, true),
-            ("x", regex("1"), false, false),
+            ("x", regex("1,."), false, false),
+            ("x", regex("1"), false, true),
             ("x", exact("3"), true, true),
-            ("x", exact("1,2"), true, false),
+            ("x", exact("2"), true, false),
             ("x", StringMatch::Present, false, true),
             ("x", StringMatch::Present, true, false),
             ("empty", StringMatch::Present, false, true),
@@ -350,7 +355,7 @@ mod tests {
     #[test]
     fn two_tests_of_one_header_both_hold_where_a_control_plane_wrote_them() {
         let header = |value, inverted| HeaderMatch { name: "x".to_owned(), value, inverted };
-        let headers = vec![header(StringMatch::Present, false), header(exact("1,2"), true)];
+        let headers = vec![header(StringMatch::Present, false), header(exact("2"), true)];
         let wanted = RouteMatch { headers, ..RouteMatch::default() };
         assert!(!holds(wanted.clone(), RouteOrder::AsWritten, "/"));
         assert!(holds(wanted, RouteOrder::Precedence, "/"));

@@ -91,7 +91,8 @@ impl Redirector {
     /// Builds the answer: status and `Location` (RFC 9110 §15.4).
     ///
     /// The scheme is `http` unless the redirect names one (inside a tunnel there is no TLS of ours to know of); the port of
-    /// the request is kept unless scheme or port are given; the default port of the scheme is left out.
+    /// the request is kept unless scheme or port are given; the default port of the scheme is left out. A new path that has a
+    /// query of its own takes the place of the request's too.
     ///
     /// # Errors
     /// When the outcome is no valid URI.
@@ -117,6 +118,7 @@ impl Redirector {
             Some(rewrite) => rewrite.apply(matched, path)?,
             None => path.to_owned(),
         };
+        let query = query.filter(|_| !path.contains('?'));
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         // Read back as a URI, so that no part of the request can break out of its place.
         let location = Uri::try_from(format!("{scheme}://{host}{port}{path}{query}"))?;
@@ -333,6 +335,7 @@ mod tests {
             (to(Some("http"), None, Some(80), None), "a.example:8080", "http://a.example/p/q?x=1"),
             (to(None, None, Some(80), None), "a.example", "http://a.example/p/q?x=1"),
             (to(None, None, None, full("/new")), "a.example:80", "http://a.example/new?x=1"),
+            (to(None, None, None, full("/new?y")), "a.example", "http://a.example/new?y"),
             (to(None, None, None, prefix("/z")), "a.example", "http://a.example/z/q?x=1"),
             (to(None, None, None, prefix("/")), "a.example", "http://a.example/q?x=1"),
             (to(None, Some("b.example"), None, None), "[fd00::7]:8080", "http://b.example:8080/p/q?x=1"),

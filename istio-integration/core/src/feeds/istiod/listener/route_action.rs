@@ -28,6 +28,9 @@ use super::route_configuration::bare;
 use super::translated::{At, Refused};
 use super::{re2, retry};
 
+/// The usual port of a redirect that names no scheme: inside a tunnel it is http.
+const HTTP: u16 = 80;
+
 /// Envoy's limit where a route names none. istiod always names one, and 0 is none.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -108,7 +111,7 @@ fn hostname(action: &Action) -> Result<Option<String>, Refused> {
     }
 }
 
-/// Envoy's prefix rewrite replaces what the match matched: a prefix, or all of an exact path or expression.
+/// Envoy's prefix rewrite replaces what the match matched: a prefix as text, or all of an exact path or expression.
 fn path_rewrite(action: &Action, asked: Option<&RouteMatch>) -> Result<Option<PathRewrite>, Refused> {
     if let Some(regex) = action.regex_rewrite.as_ref() {
         return substitution(regex).map(Some).at("regex_rewrite");
@@ -116,11 +119,18 @@ fn path_rewrite(action: &Action, asked: Option<&RouteMatch>) -> Result<Option<Pa
     if action.prefix_rewrite.is_empty() {
         return Ok(None);
     }
-    let text = action.prefix_rewrite.clone();
-    Ok(Some(match asked.and_then(|asked| asked.path_specifier.as_ref()) {
-        Some(PathSpecifier::Path(_) | PathSpecifier::SafeRegex(_)) => PathRewrite::Full(text),
-        _ => PathRewrite::Prefix(text),
-    }))
+    prefix(&action.prefix_rewrite, asked).map(Some)
+}
+
+/// The root is no prefix of the model's, which takes everything, and so it is replaced as a substitution.
+fn prefix(text: &str, asked: Option<&RouteMatch>) -> Result<PathRewrite, Refused> {
+    Ok(match asked.and_then(|asked| asked.path_specifier.as_ref()) {
+        Some(PathSpecifier::Path(_) | PathSpecifier::SafeRegex(_)) => PathRewrite::Full(text.to_owned()),
+        Some(PathSpecifier::Prefix(root)) if root == "/" => {
+            PathRewrite::Regex(re2::pattern("^/")?, text.replace('\\', "\\\\"))
+        }
+        _ => PathRewrite::Prefix(text.to_owned()),
+    })
 }
 
 fn substitution(regex: &RegexMatchAndSubstitute) -> Result<PathRewrite, Refused> {
@@ -166,16 +176,17 @@ fn hash(policy: &HashPolicy) -> Result<Option<HashKey>, Refused> {
     }))
 }
 
-/// Answers with a redirect.
-pub(super) fn redirect(action: &RedirectAction) -> Result<RouteRule, Refused> {
+/// Answers with a redirect. To another host Envoy goes without the port of the request: with the usual one, unless the action
+/// says which.
+pub(super) fn redirect(action: &RedirectAction, asked: Option<&RouteMatch>) -> Result<RouteRule, Refused> {
     let scheme = match action.scheme_rewrite_specifier.as_ref() {
         Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => not_empty(scheme),
         None => None,
     };
     let path = match action.path_rewrite_specifier.as_ref() {
         Some(PathRewriteSpecifier::PathRedirect(path)) => not_empty(path).map(PathRewrite::Full),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => not_empty(prefix).map(PathRewrite::Prefix),
-        None => None,
+        Some(PathRewriteSpecifier::PrefixRewrite(text)) if !text.is_empty() => Some(prefix(text, asked)?),
+        Some(PathRewriteSpecifier::PrefixRewrite(_)) | None => None,
     };
     let status = match RedirectResponseCode::try_from(action.response_code) {
         Ok(RedirectResponseCode::MovedPermanently) => 301,
@@ -187,11 +198,13 @@ pub(super) fn redirect(action: &RedirectAction) -> Result<RouteRule, Refused> {
     };
     let port =
         u16::try_from(action.port_redirect).map_err(|_| Refused::new("no port").at("port_redirect"))?;
+    let hostname = not_empty(&action.host_redirect);
+    let usual = (hostname.is_some() && scheme.is_none()).then_some(HTTP);
     Ok(RouteRule {
         action: RouteAction::Redirect(Redirect {
             scheme,
-            hostname: not_empty(&action.host_redirect),
-            port: (port != 0).then_some(port),
+            hostname,
+            port: Some(port).filter(|port| *port != 0).or(usual),
             path,
             status,
         }),

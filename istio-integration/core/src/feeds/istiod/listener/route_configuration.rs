@@ -121,7 +121,9 @@ fn acted(entry: &Entry) -> Result<RouteRule, Refused> {
         Some(route::Action::Route(action)) => {
             route_action::forward(action, entry.r#match.as_ref()).at("route")?
         }
-        Some(route::Action::Redirect(action)) => route_action::redirect(action).at("redirect")?,
+        Some(route::Action::Redirect(action)) => {
+            route_action::redirect(action, entry.r#match.as_ref()).at("redirect")?
+        }
         Some(route::Action::DirectResponse(action)) => route_action::respond(action).at("direct_response")?,
         Some(route::Action::NonForwardingAction(_)) | None => {
             return Err(Refused::new("a route without an action"));
