@@ -2,7 +2,7 @@
 //!
 //! Envoy has no tunnel here. It takes the filters of the chains that istiod made for Services, without Istio's own ones for
 //! statistics, and is told the rest: addresses by a PROXY header, the peer's identity and the facts of a protocol by headers of
-//! the request. What passes the filters is answered by Envoy itself.
+//! the request. What passes the filters is answered by Envoy itself, or goes where the routes say that istiod sent.
 
 use super::network::PodNetwork;
 use super::objects::{at, list, text};
@@ -13,6 +13,7 @@ use crate::{neighbours, wait};
 use anyhow::{Context, Result};
 use http::Request;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use tokio::io::AsyncWriteExt as _;
@@ -62,10 +63,35 @@ impl Oracle {
     /// Starts one that judges by `listener` (istiod's `main_internal`, as JSON of protobuf) for these fronts. `facts` are the
     /// keys of the filter `http.mcp`.
     pub async fn start(folder: &Path, listener: &Value, fronts: &[Front], facts: &[&str]) -> Result<Self> {
+        let managers = managers(listener, fronts, facts)?;
+        let managers = managers.into_iter().map(answering).collect();
+        Self::run(folder, fronts, managers, &[]).await
+    }
+
+    /// The same with istiod's routes. `backend` says where the application of a cluster is; a cluster that it does not know
+    /// is none of Envoy's either.
+    pub async fn routing(
+        folder: &Path,
+        listener: &Value,
+        fronts: &[Front],
+        backend: &dyn Fn(&str) -> Option<SocketAddr>,
+    ) -> Result<Self> {
+        let managers = managers(listener, fronts, &[])?;
+        let mut names = BTreeSet::new();
+        for manager in &managers {
+            clusters_of(at(manager, "/routeConfig"), &mut names);
+        }
+        let cluster = |name: &&str| Some(cluster(name, backend(name)?));
+        let clusters: Vec<_> = names.iter().filter_map(cluster).collect();
+        Self::run(folder, fronts, managers.clone(), &clusters).await
+    }
+
+    async fn run(folder: &Path, fronts: &[Front], managers: Vec<Value>, clusters: &[Value]) -> Result<Self> {
         let address = free_address().await?;
-        let chains = fronts.iter().map(|front| chain(listener, front, facts)).collect::<Result<Vec<_>>>()?;
+        let chains: Vec<_> =
+            fronts.iter().zip(managers).map(|(front, manager)| chain(front, &manager)).collect();
         let path = folder.join("envoy.json");
-        std::fs::write(&path, serde_json::to_vec_pretty(&bootstrap(address, &chains))?)?;
+        std::fs::write(&path, serde_json::to_vec_pretty(&bootstrap(address, &chains, clusters))?)?;
         let mut command = Command::new(neighbours::envoy()?);
         command.arg("-c").arg(&path);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
@@ -98,7 +124,7 @@ async fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((HUB, 0)).await?.local_addr()?)
 }
 
-fn bootstrap(address: SocketAddr, chains: &[Value]) -> Value {
+fn bootstrap(address: SocketAddr, chains: &[Value], clusters: &[Value]) -> Value {
     let proxy_protocol = json!({"name": "proxy_protocol", "typedConfig":
         {"@type": kind("extensions.filters.listener.proxy_protocol.v3.ProxyProtocol")}});
     json!({"staticResources": {"listeners": [{
@@ -106,29 +132,67 @@ fn bootstrap(address: SocketAddr, chains: &[Value]) -> Value {
         "address": {"socketAddress": {"address": address.ip(), "portValue": address.port()}},
         "listenerFilters": [proxy_protocol],
         "filterChains": chains,
-    }]}})
+    }], "clusters": clusters}})
+}
+
+/// A cluster of one endpoint.
+fn cluster(name: &str, endpoint: SocketAddr) -> Value {
+    let address = json!({"socketAddress": {"address": endpoint.ip(), "portValue": endpoint.port()}});
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "loadAssignment": {
+            "clusterName": name,
+            "endpoints": [{"lbEndpoints": [{"endpoint": {"address": address}}]}],
+        },
+    })
+}
+
+/// The clusters that routes name: as `cluster` of a route, as `name` of a share.
+fn clusters_of<'a>(routes: &'a Value, names: &mut BTreeSet<&'a str>) {
+    match routes {
+        Value::Object(fields) => {
+            names.extend(fields.get("cluster").and_then(Value::as_str));
+            for share in
+                fields.get("weightedClusters").map(|split| list(split, "/clusters")).unwrap_or_default()
+            {
+                names.extend(at(share, "/name").as_str());
+            }
+            fields.values().for_each(|value| clusters_of(value, names));
+        }
+        Value::Array(values) => values.iter().for_each(|value| clusters_of(value, names)),
+        _ => {}
+    }
+}
+
+/// What istiod's chain of each front does with HTTP.
+fn managers(listener: &Value, fronts: &[Front], facts: &[&str]) -> Result<Vec<Value>> {
+    let chains = list(listener, "/filterChains");
+    let of = |front: &Front| {
+        let theirs = chains.iter().find(|chain| text(chain, "/name").is_ok_and(|name| name == front.chain));
+        let theirs = theirs.with_context(|| format!("istiod sent no chain {}", front.chain))?;
+        let mut filters = list(theirs, "/filters").iter();
+        let manager =
+            filters.find(|filter| text(filter, "/name").is_ok_and(|name| name == HTTP_CONNECTION_MANAGER));
+        let manager = manager.with_context(|| format!("{} has no HTTP", front.chain))?;
+        judging(at(manager, "/typedConfig"), facts)
+    };
+    fronts.iter().map(of).collect()
 }
 
 /// The chain of one front, chosen by the address in the PROXY header as the waypoint's matcher does by the tunnel's.
-fn chain(listener: &Value, front: &Front, facts: &[&str]) -> Result<Value> {
-    let chains = list(listener, "/filterChains");
-    let theirs = chains.iter().find(|chain| text(chain, "/name").is_ok_and(|name| name == front.chain));
-    let theirs = theirs.with_context(|| format!("istiod sent no chain {}", front.chain))?;
-    let filters = list(theirs, "/filters");
-    let manager =
-        filters.iter().find(|filter| text(filter, "/name").is_ok_and(|name| name == HTTP_CONNECTION_MANAGER));
-    let manager = manager.with_context(|| format!("{} has no HTTP", front.chain))?;
-    Ok(json!({
+fn chain(front: &Front, manager: &Value) -> Value {
+    json!({
         "name": front.chain,
         "filterChainMatch": {
             "destinationPort": front.address.port(),
             "prefixRanges": [{"addressPrefix": front.address.ip(), "prefixLen": 32}],
         },
-        "filters": [{"name": HTTP_CONNECTION_MANAGER, "typedConfig": judging(at(manager, "/typedConfig"), facts)?}],
-    }))
+        "filters": [{"name": HTTP_CONNECTION_MANAGER, "typedConfig": manager}],
+    })
 }
 
-/// istiod's HTTP connection manager with routes that answer, filters that tell it what a tunnel tells, and no telemetry.
+/// istiod's HTTP connection manager with filters that tell it what a tunnel tells, and no telemetry.
 fn judging(manager: &Value, facts: &[&str]) -> Result<Value> {
     let mut ours = manager.as_object().context("an HTTP connection manager")?.clone();
     for telemetry in ["accessLog", "tracing", "upgradeConfigs", "rds"] {
@@ -140,14 +204,19 @@ fn judging(manager: &Value, facts: &[&str]) -> Result<Value> {
     });
     let filters: Vec<_> = told(facts).into_iter().chain(theirs.cloned()).collect();
     ours.insert("httpFilters".to_owned(), filters.into());
-    ours.insert(
-        "routeConfig".to_owned(),
-        json!({"virtualHosts": [{
-            "name": "any", "domains": ["*"],
-            "routes": [{"match": {"prefix": "/"}, "directResponse": {"status": 200}}],
-        }]}),
-    );
     Ok(ours.into())
+}
+
+/// The manager with routes that answer.
+fn answering(mut manager: Value) -> Value {
+    let answers = json!({"virtualHosts": [{
+        "name": "any", "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "directResponse": {"status": 200}}],
+    }]});
+    if let Some(fields) = manager.as_object_mut() {
+        fields.insert("routeConfig".to_owned(), answers);
+    }
+    manager
 }
 
 /// Filters that take identity and facts from headers of the request.

@@ -6,6 +6,7 @@
 mod known;
 mod policies;
 mod requests;
+mod routes;
 mod stage;
 
 use anyhow::{Context, Result, bail, ensure};

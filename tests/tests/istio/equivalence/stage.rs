@@ -205,7 +205,7 @@ impl Stage {
         wait::until_async("policies in force by manifests", async || knows(&source.manifests).await).await?;
         let mark = mark(self.generation);
         let listener = wait::until_async("istiod tells of the policies", async || {
-            let listener = self.listener().await?;
+            let listener = main_internal(&self.lab, &self.waypoint).await?;
             Ok(listener.to_string().contains(&mark).then_some(listener))
         });
         let listener = listener.await?;
@@ -220,17 +220,6 @@ impl Stage {
             chain: format!("inbound-vip|{port}|http|{}.{}.svc.cluster.local", slot.name, self.tools.name),
             address: SocketAddrV4::new(slot.vip, port),
         })
-    }
-
-    /// The listener with all chains that istiod made for the waypoint.
-    async fn listener(&self) -> Result<Value> {
-        let pod = &self.waypoint.pod;
-        let dump =
-            self.lab.debug(&format!("/debug/config_dump?proxyID={}.{}", pod.name, pod.namespace)).await?;
-        let parts = dump["configs"].as_array().context("a dump has parts")?;
-        let listeners = parts.iter().filter_map(|part| part["dynamicListeners"].as_array()).flatten();
-        let mut listeners = listeners.map(|listener| &listener["activeState"]["listener"]);
-        listeners.find(|listener| listener["name"] == "main_internal").cloned().context("main_internal")
     }
 
     fn sentinel_policy(&self) -> Value {
@@ -336,6 +325,16 @@ impl Stage {
             envoy: oracle.ask(&under, request()?).await.and_then(verdict).with_context(what)?,
         })
     }
+}
+
+/// The listener with all chains that istiod made for a waypoint.
+pub(crate) async fn main_internal(lab: &Lab, waypoint: &Waypoint) -> Result<Value> {
+    let pod = &waypoint.pod;
+    let dump = lab.debug(&format!("/debug/config_dump?proxyID={}.{}", pod.name, pod.namespace)).await?;
+    let parts = dump["configs"].as_array().context("a dump has parts")?;
+    let listeners = parts.iter().filter_map(|part| part["dynamicListeners"].as_array()).flatten();
+    let mut listeners = listeners.map(|listener| &listener["activeState"]["listener"]);
+    listeners.find(|listener| listener["name"] == "main_internal").cloned().context("main_internal")
 }
 
 /// Makes a Service that the waypoint fronts, and returns it with its manifests as they then are.
