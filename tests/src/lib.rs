@@ -29,6 +29,7 @@ pub mod neighbours;
 pub mod portcullis;
 pub mod process;
 pub mod single;
+pub mod soak;
 pub mod stand;
 pub mod tls;
 pub mod tokens;

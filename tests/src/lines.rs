@@ -20,6 +20,14 @@ impl Lines {
         }
     }
 
+    /// The same without printing them.
+    pub async fn keep(self, output: impl AsyncRead + Unpin) {
+        let mut lines = BufReader::new(output).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+    }
+
     /// All lines so far.
     #[must_use]
     pub fn all(&self) -> Vec<String> {

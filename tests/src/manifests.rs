@@ -38,6 +38,14 @@ impl Manifests {
         std::fs::remove_file(&path).with_context(|| path.display().to_string())
     }
 
+    /// Removes `<name>.yaml`, and returns what was in it.
+    pub fn take(&self, name: &str) -> Result<String> {
+        let path = self.path(name);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        self.remove(name)?;
+        Ok(text)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.yaml"))
     }

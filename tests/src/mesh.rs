@@ -21,6 +21,7 @@ use crate::ztunnel::{Inbound, Outbound};
 use anyhow::{Context as _, Result};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Namespace of the waypoint and of all services of a test mesh.
@@ -32,7 +33,7 @@ const WAYPOINT: &str = "waypoint";
 /// A mesh whose waypoint has not been started yet.
 pub struct Setup {
     /// The CA of the trust domain `cluster.local`.
-    pub ca: Ca,
+    pub ca: Arc<Ca>,
     /// The test's own addresses.
     pub addresses: Addresses,
     /// What the waypoint will read.
@@ -47,7 +48,7 @@ pub struct Setup {
 impl Setup {
     /// A mesh with nothing but a waypoint's Gateway and identity.
     pub fn new() -> Result<Self> {
-        let ca = Ca::new("cluster.local")?;
+        let ca = Arc::new(Ca::new("cluster.local")?);
         let certificates = tempfile::Builder::new().prefix("portcullis-svid").tempdir()?;
         let svid = ca.svid(&ca.id(NAMESPACE, WAYPOINT))?.write_to(certificates.path(), ca.bundle_pem())?;
         let manifests = Manifests::new()?;

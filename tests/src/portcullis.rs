@@ -16,13 +16,14 @@ use std::process::ExitStatus;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-/// The binary under test: `PORTCULLIS_BIN`, else the one that was built into the same target folder as this test.
+/// The binary under test: `PORTCULLIS_BIN`, else the one that was built into the same target folder as this test or program.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("PORTCULLIS_BIN") {
         return Ok(path.into());
     }
-    let test = std::env::current_exe()?;
-    let profile = test.parent().and_then(Path::parent).context("a test lies in target/<profile>/deps")?;
+    let this = std::env::current_exe()?;
+    let folder = this.parent().context("a program lies in a folder")?;
+    let profile = folder.parent().filter(|_| folder.ends_with("deps")).unwrap_or(folder);
     let binary = profile.join("portcullis");
     ensure!(binary.exists(), "{} is missing: build it with `cargo build -p waypoint`", binary.display());
     Ok(binary)
@@ -95,6 +96,16 @@ impl Portcullis {
         let mut command = Command::new(binary()?);
         command.args(&run.args);
         Ok(Self { process: Process::start("portcullis", command)?, listeners: BTreeMap::new() })
+    }
+
+    /// Starts the binary and waits until it is ready; its access log is read and forgotten, and nothing is printed.
+    pub async fn start_silent(run: &Run) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(&run.args);
+        let process = Process::start_silent("portcullis", command)?;
+        let mut this = Self { process, listeners: BTreeMap::new() };
+        this.ready().await?;
+        Ok(this)
     }
 
     /// Waits for the event `ready`, and learns the bound addresses from the events before it.
@@ -188,6 +199,11 @@ impl Portcullis {
     /// Memory that it holds now, in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
         self.process.resident_bytes()
+    }
+
+    /// Files, sockets and pipes that it has open now.
+    pub fn descriptors(&self) -> Result<usize> {
+        self.process.descriptors()
     }
 
     /// Sends a signal by its name.

@@ -24,14 +24,8 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with its output captured and no standard input. `name` labels its lines.
-    pub fn start(name: &str, mut command: Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("starting {name}: {command:?}"))?;
+    pub fn start(name: &str, command: Command) -> Result<Self> {
+        let mut child = spawn(name, command)?;
         let (stdout, stderr) = (Lines::default(), Lines::default());
         let mut readers = Vec::new();
         if let Some(output) = child.stdout.take() {
@@ -39,6 +33,23 @@ impl Process {
         }
         if let Some(output) = child.stderr.take() {
             readers.push(tokio::spawn(stderr.clone().collect(format!("{name} err"), output)));
+        }
+        Ok(Self { name: name.to_owned(), child, readers, stdout, stderr })
+    }
+
+    /// The same for one that runs for long and says much: its standard output is read and forgotten, nothing is printed.
+    pub fn start_silent(name: &str, command: Command) -> Result<Self> {
+        let mut child = spawn(name, command)?;
+        let (stdout, stderr) = (Lines::default(), Lines::default());
+        let mut readers = Vec::new();
+        if let Some(mut output) = child.stdout.take() {
+            readers.push(tokio::spawn(async move {
+                // What cannot be read has ended.
+                let _ = tokio::io::copy(&mut output, &mut tokio::io::sink()).await;
+            }));
+        }
+        if let Some(output) = child.stderr.take() {
+            readers.push(tokio::spawn(stderr.clone().keep(output)));
         }
         Ok(Self { name: name.to_owned(), child, readers, stdout, stderr })
     }
@@ -80,12 +91,24 @@ impl Process {
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
+    /// Files, sockets and pipes that it has open now.
+    pub fn descriptors(&self) -> Result<usize> {
+        let pid = self.child.id().with_context(|| format!("{} has ended", self.name))?;
+        Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+    }
+
     /// Fails when the process has ended already, with how.
     pub fn assert_running(&mut self) -> Result<()> {
         let ended = self.child.try_wait()?;
         ensure!(ended.is_none(), "{} ended early: {ended:?}; {:?}", self.name, self.stderr.all());
         Ok(())
     }
+}
+
+fn spawn(name: &str, mut command: Command) -> Result<Child> {
+    let command =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.spawn().with_context(|| format!("starting {name}: {command:?}"))
 }
 
 /// Runs a program to its end and returns what it printed on standard output.

@@ -15,11 +15,13 @@ mod paths;
 mod schema;
 mod setup;
 mod shell;
+mod soak;
 mod steps;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use paths::Paths;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Commands of the project.
@@ -72,6 +74,15 @@ enum Command {
         #[arg(long, default_value = "60", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
     },
+    /// Sends mixed traffic through the release binary while configuration, certificates and endpoints change.
+    Soak {
+        /// How long.
+        #[arg(long, default_value = "10", value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Where the report is written, as JSON; `soak.json` in the target folder without it.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
     /// Compares the table of what istiod sends with the one in `docs/istio.md`.
     IstioTable {
         /// Writes the one in the document anew instead.
@@ -112,6 +123,9 @@ fn main() -> Result<()> {
         Command::Arrows => arrows::check(&paths),
         Command::Fuzz { target, seconds } => {
             fuzz::run(&paths, target.as_deref(), fuzz::Inputs::New, Duration::from_secs(seconds))
+        }
+        Command::Soak { minutes, report } => {
+            soak::run(&paths, minutes, &report.unwrap_or_else(|| paths.target.join("soak.json")))
         }
         Command::IstioTable { write } => istio_table::check(&paths, write),
         Command::Schema { write } => schema::check(&paths, write),

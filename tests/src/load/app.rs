@@ -14,16 +14,21 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::interval;
 
 /// Pause between two events of the endless stream.
 const TICK: Duration = Duration::from_millis(20);
 
 /// A running application. It and its connections end when this is dropped.
-pub struct App(AbortHandle);
+pub struct App {
+    task: JoinHandle<()>,
+    unanswered: Arc<AtomicUsize>,
+}
 
 impl App {
     /// Starts it at `address`, with the MCP sessions of `sessions` on `/mcp`.
@@ -35,31 +40,65 @@ impl App {
     /// The same on a listener that is there, perhaps in another network than this process's.
     #[must_use]
     pub fn on(listener: TcpListener, sessions: Sessions) -> Self {
+        let unanswered = Arc::new(AtomicUsize::new(0));
+        let count = unanswered.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
-                connections.spawn(serve(tcp, sessions.clone()));
+                connections.spawn(serve(tcp, sessions.clone(), count.clone()));
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self(task.abort_handle())
+        Self { task, unanswered }
+    }
+
+    /// Ends it, with all its connections; its address is free then.
+    pub async fn end(mut self) {
+        self.task.abort();
+        // It has been told to end, and that is how it ends.
+        let _ = (&mut self.task).await;
+    }
+
+    /// Requests whose answer has not begun.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-async fn serve(tcp: TcpStream, sessions: Sessions) {
+async fn serve(tcp: TcpStream, sessions: Sessions, unanswered: Arc<AtomicUsize>) {
     let service = service_fn(move |request| {
-        let sessions = sessions.clone();
-        async move { respond(request, &sessions).await }
+        let (sessions, unanswered) = (sessions.clone(), unanswered.clone());
+        async move {
+            let _counted = Unanswered::one(unanswered);
+            respond(request, &sessions).await
+        }
     });
     // A socket that fails shows at its other end.
     let _ = tcp.set_nodelay(true);
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service).await;
+}
+
+/// One request, until it is answered or its connection has broken.
+struct Unanswered(Arc<AtomicUsize>);
+
+impl Unanswered {
+    fn one(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn respond(request: Request<Incoming>, sessions: &Sessions) -> Result<Response<Body>, hyper::Error> {

@@ -9,6 +9,7 @@ mod follower;
 mod http;
 mod mcp;
 mod rpc;
+pub mod site;
 mod way;
 
 pub use app::{App, answer};

@@ -4,4 +4,3 @@
 #![cfg(test)]
 
 mod rollout;
-mod site;

@@ -1,10 +1,10 @@
 //! Two waypoints behind one Service are restarted again and again, and nobody notices but who holds on to one.
 
-use crate::site::{GRPC, HTTP, MCP, Site, TCP};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::join_all;
 use http::{Method, Request};
 use portcullis_tests::http::{Client, empty};
+use portcullis_tests::load::site::{GRPC, HTTP, MCP, Site, TCP};
 use portcullis_tests::load::{
     self, Both, Caller, Calls, Echoed, Follower, Fresh, FreshBytes, Grpc, Kept, Listens, Lists, Load, Posted,
     Ticks, initialize,

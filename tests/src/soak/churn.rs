@@ -1,0 +1,152 @@
+//! What changes all the time: policies, Services, certificates, endpoints.
+
+use crate::ca::{Ca, Request};
+use crate::http::{Client, empty};
+use crate::load::HIDDEN_TOOL;
+use crate::load::site::Site;
+use crate::manifests::{self, Port};
+use crate::mesh::NAMESPACE;
+use crate::portcullis::{Metrics, Portcullis};
+use crate::wait;
+use anyhow::{Context as _, Result};
+use http::Method;
+use serde::Serialize;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// A change of the configuration each second.
+const CHANGE: Duration = Duration::from_secs(1);
+
+/// Changes between two certificates of the waypoint, and between two restarts of an endpoint's application.
+const CERTIFICATE: u64 = 2;
+const RESTART: u64 = 5;
+
+/// How long a certificate of the waypoint lives.
+const LIFE: time::Duration = time::Duration::seconds(5);
+
+/// Services besides those that are asked.
+const MORE_SERVICES: u64 = 20;
+
+/// What was changed, how often.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Churned {
+    /// Policies and Services rewritten.
+    pub configurations: u64,
+    /// Certificates of the waypoint.
+    pub certificates: u64,
+    /// Applications of endpoints ended and started anew.
+    pub restarts: u64,
+}
+
+/// Who changes it.
+pub(super) struct Churn {
+    site: Site,
+    ca: Arc<Ca>,
+    metrics: SocketAddr,
+    certificates: PathBuf,
+    /// So far.
+    pub(super) done: Churned,
+}
+
+impl Churn {
+    pub(super) fn new(site: Site, portcullis: &Portcullis) -> Result<Self> {
+        let certificates = site.setup.svid.key.parent().context("files lie in a folder")?.to_owned();
+        let ca = site.setup.ca.clone();
+        Ok(Self { site, ca, metrics: portcullis.address("metrics")?, certificates, done: Churned::default() })
+    }
+
+    /// Changes until then.
+    pub(super) async fn run_until(&mut self, end: Instant) -> Result<()> {
+        let mut pace = interval(CHANGE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for turn in 0_u64.. {
+            pace.tick().await;
+            if Instant::now() >= end {
+                break;
+            }
+            policies(&self.site, turn)?;
+            self.services(turn)?;
+            self.done.configurations += 1;
+            if turn.is_multiple_of(CERTIFICATE) {
+                self.certificate()?;
+            }
+            if turn % RESTART == RESTART - 1 {
+                self.restart().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One Service comes or goes, and one changes its ports.
+    fn services(&self, turn: u64) -> Result<()> {
+        let manifests = &self.site.setup.manifests;
+        let number = u8::try_from(turn % MORE_SERVICES)?;
+        let name = format!("more-{number}");
+        let ports = [Port::new("web", 1000 + u16::try_from(turn % 100)?).speaking("http")];
+        let there = (turn / MORE_SERVICES) % 2 == 1 && turn.is_multiple_of(3);
+        if there {
+            return manifests.remove(&format!("service-{name}"));
+        }
+        let address = Ipv4Addr::new(10, 96, 1, number);
+        let service = manifests::service(NAMESPACE, &name, address, &ports);
+        manifests.write(&format!("service-{name}"), &[service])
+    }
+
+    /// A new certificate, as an agent writes one. Its key is new too.
+    fn certificate(&mut self) -> Result<()> {
+        let request = Request::workload(&self.ca.id(NAMESPACE, "waypoint")).ending_in(LIFE);
+        self.ca.issue(&request)?.write_to(&self.certificates, self.ca.bundle_pem())?;
+        self.done.certificates += 1;
+        Ok(())
+    }
+
+    /// A pod of `app` leaves, its application starts anew, and it comes back, as in a rollout.
+    async fn restart(&mut self) -> Result<()> {
+        let at = usize::try_from(self.done.restarts % 2)?;
+        let file = format!("pod-{}", self.site.pods.get(at).context("a pod")?.pod.name);
+        let before = self.generation().await?;
+        let pod = self.site.setup.manifests.take(&file)?;
+        self.newer_than(before).await?;
+        let replica = self.site.pods.get_mut(at).context("a pod")?;
+        // What chose it before the change is on its way to it now, or there already.
+        tokio::time::sleep(CHANGE / 4).await;
+        wait::until("the pod has answered everybody", || (replica.unanswered() == 0).then_some(())).await?;
+        replica.restart(&self.site.sessions).await?;
+        self.site.setup.manifests.write(&file, &[pod])?;
+        self.done.restarts += 1;
+        Ok(())
+    }
+
+    async fn generation(&self) -> Result<f64> {
+        let client = Client::http1(TcpStream::connect(self.metrics).await?).await?;
+        let request =
+            http::Request::builder().method(Method::GET).uri("/stats/prometheus").header("host", "metrics");
+        let scrape = Metrics(client.send(request.body(empty())?).await?.text());
+        Ok(scrape.sum("portcullis_config_generation", &[]))
+    }
+
+    async fn newer_than(&self, before: f64) -> Result<()> {
+        wait::until_async("a newer configuration is in force", async || {
+            Ok((self.generation().await? > before).then_some(()))
+        })
+        .await
+    }
+}
+
+/// Says the same about the callers each time, in other words.
+pub(super) fn policies(site: &Site, turn: u64) -> Result<()> {
+    let vault = format!(
+        "- to: [{{operation: {{paths: [/vault, /vault/{turn}], ports: [\"80\"]}}}}]
+- from: [{{source: {{principals: [cluster.local/ns/agents/sa/stranger, cluster.local/ns/agents/sa/{turn}]}}}}]"
+    );
+    site.setup.policy("vault", "app", "DENY", &vault)?;
+    let tool = format!(
+        "- to: [{{operation: {{paths: [/mcp]}}}}]
+  when: [{{key: \"experimental.envoy.filters.http.mcp[tool]\", values: [{HIDDEN_TOOL}, \"{turn}\"]}}]"
+    );
+    site.setup.policy("not-the-vault", "tools", "DENY", &tool)
+}

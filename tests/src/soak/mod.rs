@@ -1,0 +1,44 @@
+//! Mixed traffic for minutes or hours through one waypoint whose configuration, certificates and endpoints change all the time.
+//!
+//! [`run`] starts everything, keeps it going, prints what it sees, and says at the end what was not as it should be.
+
+mod callers;
+mod churn;
+mod crowd;
+mod report;
+mod watch;
+
+pub use report::Report;
+
+use crate::load::site::Site;
+use crate::portcullis::Portcullis;
+use crate::wait;
+use anyhow::{Context as _, Result};
+use churn::Churn;
+use crowd::Crowd;
+use std::time::Duration;
+use tokio::time::Instant;
+use watch::Watch;
+
+/// Idle upstream connections go soon, so that the end shows whether all of them do.
+const SETTINGS: &str = "upstream_idle: 2000\ndrain_linger: 200\ndrain_deadline: 10000\n";
+
+/// Runs for this long and reports. What went wrong with the waypoint is in the report, and no error.
+///
+/// # Errors
+/// What surrounds the waypoint could not be set up, or the waypoint has ended.
+pub async fn run(duration: Duration) -> Result<Report> {
+    let site = Site::new().await?;
+    churn::policies(&site, 0)?;
+    let mut portcullis = Portcullis::start_silent(&site.run(SETTINGS)?).await.context("the waypoint")?;
+    let crowd = Crowd::start(&site, &portcullis).await?;
+    let mut watch = Watch::new(&portcullis)?;
+    let mut churn = Churn::new(site, &portcullis)?;
+    let end = Instant::now() + duration;
+    tokio::try_join!(churn.run_until(end), watch.look_until(end, &portcullis, &crowd))?;
+    let callers = crowd.end().await;
+    let idle = watch.idle(&portcullis).await?;
+    let told = portcullis.events().all();
+    let ended = wait::within("the end of the waypoint", portcullis.stop()).await??;
+    Ok(Report::of(duration, watch, idle, callers, churn.done, &told, ended.code()))
+}
