@@ -32,7 +32,10 @@ pub use route::{
 };
 pub use service::{Endpoint, Pods, Protocol, Service, ServicePort};
 pub use string_match::{PathPattern, Pattern, StringMatch, Template, TemplateError};
-pub use telemetry::{AccessLog, LabelValue, LogFormat, MetricOverride, TelemetrySettings};
+pub use telemetry::{
+    AccessLog, Collector, CollectorAddress, CollectorProtocol, DryRunTag, LabelValue, LogFormat,
+    MetricOverride, SpanTag, SpanTagValue, TelemetrySettings, TraceForm, TracingSettings,
+};
 pub use traffic::{Cors, Fault, HashKey, Mirror, Retries, RetryOn, RoutePolicy};
 pub use workload::{Locality, TunnelKind, Workload};
 pub use workloads::Workloads;

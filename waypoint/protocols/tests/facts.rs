@@ -294,3 +294,25 @@ fn a_response_is_judged_as_one() {
     assert_eq!(ask(&message.subjects[0], "kind", "response"), Truth::Yes);
     assert_eq!(ask(&message.subjects[0], "method", ""), Truth::No);
 }
+
+/// SEP-414. What is no string is as good as nothing, and nothing of it is judged.
+#[test]
+fn a_messages_place_in_a_trace_is_told_as_written() {
+    let rows = [
+        (r#""_meta":{"traceparent":"00-a-b-01","tracestate":"v=1"}"#, Some(("00-a-b-01", Some("v=1")))),
+        (r#""_meta":{"traceparent":"00-\u0061-b-01"}"#, Some(("00-a-b-01", None))),
+        (r#""_meta":{"traceparent":"x","tracestate":7}"#, Some(("x", None))),
+        (r#""_meta":{"tracestate":"v=1"}"#, None),
+        (r#""_meta":{"traceparent":["x"]}"#, None),
+        (r#""_meta":{"Traceparent":"x"}"#, None),
+        (r#""_meta":{}"#, None),
+        (r#""arguments":{"_meta":{"traceparent":"x"}}"#, None),
+    ];
+    for (member, want) in rows {
+        let body = call(&format!(r#"{{"name":"a",{member}}}"#));
+        let exchange = read(body.as_bytes()).unwrap();
+        let trace = exchange.messages[0].trace.as_ref();
+        let told = trace.map(|trace| (&*trace.parent, trace.state.as_deref()));
+        assert_eq!(told, want, "{member}");
+    }
+}

@@ -3,6 +3,7 @@
 //! The files stand in the order in which a request meets them; `docs/architecture.md` follows one through them.
 
 mod body;
+mod collector;
 mod context;
 mod decided;
 mod detect;
@@ -25,6 +26,7 @@ pub mod telemetry;
 mod tunnel;
 pub mod upstream;
 
+pub use collector::{CollectorError, CollectorStream, Collectors};
 pub use jwt::Rejection;
 pub use limits::Limits;
 pub use listener::{Inbound, ListenerError, Proxy};

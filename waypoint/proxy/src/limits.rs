@@ -80,6 +80,8 @@ pub struct Limits {
     pub session_age: Duration,
     /// Log lines waiting to be written; beyond it they are dropped and counted.
     pub log_queue: usize,
+    /// Spans waiting to be exported; beyond it they are dropped and counted.
+    pub span_queue: usize,
     /// Label sets of one metric; beyond it `other`.
     pub label_sets: usize,
     /// A label set that nothing touched for so long is forgotten after the scrape that shows it last.
@@ -130,6 +132,7 @@ impl Default for Limits {
             session_idle: Duration::from_secs(24 * 3600),
             session_age: Duration::from_secs(7 * 24 * 3600),
             log_queue: 8_192,
+            span_queue: 2_048,
             label_sets: 10_000,
             label_idle: Duration::from_secs(3_600),
             drain_linger: Duration::from_secs(3),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use waypoint_model::Locality;
+use waypoint_model::{Locality, TracingSettings};
 use waypoint_proxy::Settings;
 use waypoint_proxy::limits::Limits;
 use waypoint_proxy::telemetry::LogFormat;
@@ -15,6 +15,7 @@ use crate::cli::{RunArgs, Switch};
 use crate::identity::Source;
 use crate::mesh::{Mesh, MeshSource};
 use crate::settings;
+use crate::traces;
 
 /// Everything that a waypoint needs to start.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Launch {
     pub locality: Locality,
     /// Form of the access log.
     pub access_log: LogFormat,
+    /// How ports are traced that the configuration says nothing of.
+    pub tracing: Option<TracingSettings>,
 }
 
 /// Where to listen. Port 0 takes a free one.
@@ -74,8 +77,9 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
     };
     let keys: Vec<_> =
         args.session_keys.iter().filter_map(|path| taken(session_key(path), &mut faults)).collect();
-    match (identity, limits) {
-        (Some(identity), Some(limits)) if faults.is_empty() => Ok(Launch {
+    let tracing = taken(traces::settings(&args.trace), &mut faults);
+    match (identity, limits, tracing) {
+        (Some(identity), Some(limits), Some(tracing)) if faults.is_empty() => Ok(Launch {
             mesh: Mesh::Manifests(MeshSource::from(&args.mesh)),
             identity,
             crl: args.identity.crl.clone(),
@@ -89,6 +93,7 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
             },
             locality: args.locality.clone().unwrap_or_default(),
             access_log: args.access_log.into(),
+            tracing,
         }),
         _ => Err(ConfigError { faults }),
     }

@@ -22,5 +22,6 @@ pub mod runtime;
 pub mod settings;
 pub mod shutdown;
 mod sockets;
+mod traces;
 pub mod tunnel;
 pub mod wire;

@@ -83,6 +83,8 @@ fn start(args: &WaypointArgs, bootstrap: Bootstrap, limits: Limits, session_keys
         // istiod tells it with our own workload.
         locality: Locality::default(),
         access_log: args.access_log.into(),
+        // istiod says it for each port.
+        tracing: None,
         mesh: Mesh::Istiod(Box::new(bootstrap)),
     };
     Start { launch, workers }

@@ -136,6 +136,7 @@ fn sizes(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
         limits.log_queue > 0,
         "log_queue: not 0, or every line would be dropped (--access-log off turns it off)",
     );
+    demand(limits.span_queue > 0, "span_queue: not 0, or every span would be dropped");
     demand(limits.label_sets > 0, "label_sets: not 0");
 }
 

@@ -18,7 +18,7 @@ use waypoint_proxy::drain::{self, Drain};
 use waypoint_proxy::snapshot::ConfigCell;
 use waypoint_proxy::telemetry::Telemetry;
 use waypoint_proxy::upstream::Upstreams;
-use waypoint_proxy::{Inbound, ListenerError, Proxy};
+use waypoint_proxy::{Collectors, Inbound, ListenerError, Proxy};
 
 use crate::admin::{self, Admin, Readiness, Surface};
 use crate::background::{Background, Ended};
@@ -30,9 +30,12 @@ use crate::logging::LogControl;
 use crate::mesh::Mesh;
 use crate::shutdown::{self, Cut, Stop};
 use crate::sockets;
+use crate::traces::Export;
 
 /// How long the last log lines are waited for.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long the last spans are waited for.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// An error in one line with what caused it.
 #[must_use]
@@ -102,7 +105,11 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let telemetry = Telemetry::new(launch.access_log, log_sink, &limits);
     let source = identity::open(&launch.identity)?;
     let tls = mesh_tls(&launch, &*source)?;
+    if let Some(tracing) = &launch.tracing {
+        telemetry.trace(tracing);
+    }
     let core = Core::build(&launch, tls, telemetry, workers);
+    let export = core.export(workers);
 
     let mut background = Background::default();
     let applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
@@ -142,6 +149,11 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let parts = Parts { traffic, background };
     let outcome = until_stopped(&drain, &limits, &mut stops, &events, parts, open).await;
     drop(source);
+    if let Some(export) = export
+        && !export.finish(LAST_SPANS).await
+    {
+        tracing::warn!("the last spans could not be exported");
+    }
     finish(&events, &core.telemetry, &outcome);
     outcome
 }
@@ -187,6 +199,15 @@ impl Core {
         let proxy =
             Proxy::new(settings, tls.clone(), telemetry.clone(), Arc::clone(&upstreams), config.clone());
         Self { tls, telemetry, upstreams, config, proxy }
+    }
+}
+
+impl Core {
+    /// Starts to export spans. They travel as requests do, so on the workers.
+    fn export(&self, workers: &Handle) -> Option<Export> {
+        let _traffic = workers.enter();
+        let mesh = Collectors::new(self.config.clone(), Arc::clone(&self.upstreams));
+        Some(Export::start(self.telemetry.spans()?, mesh))
     }
 }
 

@@ -19,8 +19,19 @@ pub struct Message<'b> {
     pub method: Option<Cow<'b, str>>,
     /// What it asks for; at least one. It may go on only if every one is permitted.
     pub subjects: Vec<Subject<'b>>,
+    /// The place in a trace that its sender names; never a reason to permit or refuse.
+    pub trace: Option<Trace<'b>>,
     pub(super) id: Option<Id<'b>>,
     pub(super) refused: Option<Refused>,
+}
+
+/// Context of a trace (W3C *Trace Context*) in `params._meta`, as written (SEP-414).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace<'b> {
+    /// `traceparent`.
+    pub parent: Cow<'b, str>,
+    /// `tracestate`.
+    pub state: Option<Cow<'b, str>>,
 }
 
 /// The id of a message.
@@ -175,7 +186,7 @@ impl<'d, 'b> Reader<'d, 'b> {
             arguments: None,
             context: self.context.clone(),
         };
-        Message { method: None, subjects: vec![subject], id, refused: None }
+        Message { method: None, subjects: vec![subject], trace: None, id, refused: None }
     }
 
     fn request(
@@ -200,7 +211,7 @@ impl<'d, 'b> Reader<'d, 'b> {
             None => asked.refused = Some(Refused::Method),
         }
         let context = Context { proposed: declaration.proposed.clone(), ..self.context.clone() };
-        Ok((asked.message(id, method, &context), declaration))
+        Ok((asked.message(id, method, params.trace(), &context), declaration))
     }
 
     /// Finds what a known method asks for.
@@ -321,7 +332,13 @@ impl<'b> Asked<'b> {
         self.targets.push((Kind::Call, Target::Template(uri)));
     }
 
-    fn message(self, id: Option<Id<'b>>, method: Cow<'b, str>, context: &Context<'b>) -> Message<'b> {
+    fn message(
+        self,
+        id: Option<Id<'b>>,
+        method: Cow<'b, str>,
+        trace: Option<Trace<'b>>,
+        context: &Context<'b>,
+    ) -> Message<'b> {
         let mut targets = self.targets;
         if targets.is_empty() {
             targets.push((self.kind, Target::None));
@@ -335,7 +352,7 @@ impl<'b> Asked<'b> {
             context: context.clone(),
         };
         let subjects = targets.into_iter().map(subject).collect();
-        Message { method: Some(method), subjects, id, refused: self.refused }
+        Message { method: Some(method), subjects, trace, id, refused: self.refused }
     }
 }
 
@@ -365,6 +382,13 @@ impl<'d, 'b> Params<'d, 'b> {
 
     fn version(&self) -> Result<Option<Cow<'b, str>>, Malformed> {
         version_text(self.meta.and_then(|meta| meta.get(VERSION_KEY)))
+    }
+
+    /// Told to spans, never judged: what is no string is as good as nothing.
+    fn trace(&self) -> Option<Trace<'b>> {
+        let meta = self.meta?;
+        let parent = meta.get("traceparent").and_then(Value::as_str)?;
+        Some(Trace { parent, state: meta.get("tracestate").and_then(Value::as_str) })
     }
 
     fn proposed(&self) -> Result<Option<Cow<'b, str>>, Malformed> {

@@ -14,7 +14,7 @@ mod subject;
 pub use answer::{DenyMode, no_access, refuse, session_not_found, unscreenable};
 pub use exchange::Exchange;
 pub use head::{Head, HeadKind};
-pub use message::Message;
+pub use message::{Message, Trace};
 pub use method::{Method, methods};
 pub use observe::observe;
 pub use revision::Revision;

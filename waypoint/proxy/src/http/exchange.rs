@@ -131,12 +131,13 @@ impl ExchangeLog {
         timeout.and_then(|timeout| self.0.record.clock.checked_add(self.0.delayed)?.checked_add(timeout))
     }
 
-    pub(crate) fn destined(&mut self, snapshot: &Snapshot, destination: &Destination) {
+    pub(crate) fn destined(&mut self, snapshot: &Snapshot, destination: &Destination, headers: &HeaderMap) {
         let record = &mut self.0.record;
         record.service = Some(Arc::clone(&destination.service));
         record.port = destination.port;
         record.generation = snapshot.generation();
         self.0.plan.clone_from(&destination.telemetry);
+        self.0.record.traced = self.0.telemetry.traced(self.0.plan.as_ref(), headers);
     }
 
     /// The head is clean.
@@ -151,6 +152,13 @@ impl ExchangeLog {
 
     pub(crate) fn routed(&mut self, name: &Arc<str>) {
         self.0.record.route = Some(Arc::clone(name));
+    }
+
+    /// Tells the upstream its place in the trace.
+    pub(crate) fn propagate(&mut self, headers: &mut HeaderMap) {
+        if let Some(traced) = &mut self.0.record.traced {
+            traced.propagate(headers);
+        }
     }
 
     pub(crate) fn upstream(&mut self, chosen: Option<&Chosen>) {
@@ -192,6 +200,9 @@ impl ExchangeLog {
     }
 
     pub(crate) fn mcp_exchange(&mut self, exchange: &Exchange<'_>) {
+        if let Some(traced) = &mut self.0.record.traced {
+            traced.asks(exchange);
+        }
         let record = self.mcp();
         record.messages = exchange.messages.len();
         record.revision = Some(exchange.revision.as_str().to_owned());
@@ -261,6 +272,9 @@ impl ExchangeLog {
         let record = &mut entry.record;
         if let Some(plan) = &entry.plan {
             plan.keep_response(response.headers(), &mut record.headers);
+        }
+        if let Some(traced) = &mut record.traced {
+            traced.answered(response.headers());
         }
         record.status = response.status().as_u16();
         record.grpc_status = record.grpc_status.or_else(|| grpc_status(response.headers()));

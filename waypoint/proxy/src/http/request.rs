@@ -109,7 +109,7 @@ async fn forward(
 ) -> Result<Response<Body>, Refused> {
     let snapshot = cx.shared.config.load().ok_or_else(|| Refusal::UnknownDestination(cx.target.clone()))?;
     let destination = &snapshot.destination(&cx.target)?;
-    log.destined(&snapshot, destination);
+    log.destined(&snapshot, destination, request.headers());
     destination.served()?;
     let (mut parts, body) = request.into_parts();
     let upgrading = parts.extensions.remove::<OnUpgrade>();
@@ -245,6 +245,7 @@ async fn send(
     if judged.screening != Screening::None {
         screen::ask_for_identity(&mut parts.headers);
     }
+    log.propagate(&mut parts.headers);
     headers::authority_for_upstream(&mut parts, log.authority()).map_err(Refusal::BadRequest)?;
     let facts = log.facts(cx, parts.version);
     let broken = |_invalid| Refusal::BrokenRoute(Arc::clone(&route.name));

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use waypoint_model::{
-    Backend, BackendTarget, Chain, ClusterKey, JwtRule, MeshConfig, Pods, Policy, PolicyKey, Rewrite, Route,
-    RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort,
+    Backend, BackendTarget, Chain, ClusterKey, CollectorAddress, JwtRule, MeshConfig, Pods, Policy,
+    PolicyKey, Rewrite, Route, RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort,
 };
 use waypoint_policy::PolicySet;
 
@@ -36,6 +36,7 @@ pub(super) fn build(
         pods: None,
         fetched: Fetched::new(),
         verified: tokens.verified.clone(),
+        collectors: HashMap::new(),
     };
     for service in mesh.services.values().filter(|service| service.fronted) {
         let ports = destinations(mesh, service, &mut clusters, &mut tokens, &mut plans, previous, generation);
@@ -62,6 +63,7 @@ pub(super) fn build(
             made: Mutex::default(),
         });
     }
+    snapshot.collectors = collectors(mesh, &mut clusters);
     snapshot.fetched = tokens.in_use();
     plans.finish();
     let mut clusters: Vec<_> = clusters.made.into_values().chain(clusters.named.into_values()).collect();
@@ -70,6 +72,24 @@ pub(super) fn build(
         clusters.extend(pods.take_over(mesh, before));
     }
     (snapshot, clusters)
+}
+
+/// Clusters that spans of any port go to. Those that nobody delivered are missing, and said when a span goes there.
+fn collectors(mesh: &MeshConfig, clusters: &mut Clusters<'_>) -> HashMap<ClusterKey, Arc<Cluster>> {
+    let services = mesh.services.values().filter(|service| service.fronted);
+    let ports = services.flat_map(|service| service.ports.values().map(|port| &port.chain));
+    let chains = ports.chain(mesh.pods.iter().map(|pods| &pods.chain));
+    let traced = chains.filter_map(|chain| chain.telemetry.as_ref()?.tracing.as_ref());
+    let mut found = HashMap::new();
+    for tracing in traced {
+        if let CollectorAddress::Cluster(key) = &tracing.collector.to
+            && !found.contains_key(key)
+            && let Some(cluster) = clusters.named(key)
+        {
+            found.insert(key.clone(), cluster);
+        }
+    }
+    found
 }
 
 /// Stands for every port of every workload by address, so that what holds on them is compiled once.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hbone::Target;
-use waypoint_model::{MeshConfig, PathNormalization, Policy, Protocol, Service, Workload};
+use waypoint_model::{ClusterKey, MeshConfig, PathNormalization, Policy, Protocol, Service, Workload};
 use waypoint_policy::PolicySet;
 
 use super::pods::PodDestinations;
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub(crate) fetched: Fetched,
     /// Tokens that were verified, of all destinations.
     pub(crate) verified: Cache,
+    /// Clusters that spans go to.
+    pub(crate) collectors: HashMap<ClusterKey, Arc<Cluster>>,
 }
 
 /// One port of a service that this waypoint fronts, with everything compiled for it.

@@ -10,6 +10,7 @@ use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
 
 use super::captured::Captured;
+use super::trace::{SpanContext, TracedRequest};
 
 /// Who called.
 #[derive(Clone, Debug)]
@@ -170,6 +171,10 @@ pub struct RequestRecord {
     pub grpc_messages: (u64, u64),
     /// Headers that the port's settings name.
     pub headers: Captured,
+    /// What becomes its span, where the port is traced.
+    pub(crate) traced: Option<Box<TracedRequest>>,
+    /// Its place in a trace, known at its end.
+    pub trace: Option<SpanContext>,
 }
 
 impl RequestRecord {
@@ -205,6 +210,8 @@ impl RequestRecord {
             grpc: false,
             grpc_messages: (0, 0),
             headers: Captured::default(),
+            traced: None,
+            trace: None,
         }
     }
 

@@ -437,6 +437,13 @@ impl EncodeLabelSet for Call {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Word(pub(super) &'static str, pub(super) &'static str);
 
+impl Word {
+    /// `reason="…"`.
+    pub(super) fn reason(reason: &'static str) -> Self {
+        Self("reason", reason)
+    }
+}
+
 impl EncodeLabelSet for Word {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         labels(encoder, &[(self.0, self.1)])

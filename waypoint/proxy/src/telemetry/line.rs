@@ -53,6 +53,8 @@ struct Line<'a> {
     user_agent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     x_request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     response_code: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc_status: Option<i32>,
@@ -98,6 +100,7 @@ impl<'a> Line<'a> {
             protocol: Some(record.protocol),
             user_agent: record.user_agent.as_deref().map(clip),
             x_request_id: record.request_id.as_deref().map(clip),
+            trace_id: record.trace.map(|trace| format!("{:032x}", trace.trace_id)),
             response_code: record.status,
             grpc_status: record.grpc_status,
             response_flags: flags(record.flags),

@@ -37,6 +37,8 @@ pub(super) struct Metrics {
     xds_silent: Family<Word, Gauge>,
     not_after: Gauge<i64, AtomicI64>,
     pub(super) lines_dropped: Counter,
+    pub(super) spans_exported: Counter,
+    pub(super) spans_dropped: Family<Word, Counter>,
 }
 
 impl Metrics {
@@ -104,6 +106,12 @@ impl Metrics {
                 "portcullis_log_lines_dropped",
                 "Access log lines dropped because their reader is slow or gone",
             ),
+            spans_exported: registered(
+                &mut r,
+                "portcullis_spans_exported",
+                "Spans that a collector has taken",
+            ),
+            spans_dropped: registered(&mut r, "portcullis_spans_dropped", "Spans that were lost, by reason"),
             registry: r,
         }
     }

@@ -15,24 +15,29 @@ mod settings_tests;
 mod standard;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use waypoint_model::{MeshConfig, Service};
+use http::HeaderMap;
+use waypoint_model::{MeshConfig, Service, TracingSettings};
 
 use crate::limits::Limits;
 use access_log::{AccessLog, Entry};
 use family::Bounds;
 use metrics::Metrics;
 use names::KnownNames;
-use settings::Facts;
+use settings::{Facts, Tracer};
+use trace::Spans;
 
 pub use captured::Captured;
 pub use exchange::{Decision, DryRun, McpRecord, RequestRecord, SourceRecord, StreamRecord};
 pub use metrics::Raised as Gauge;
 pub(crate) use settings::{Plan, Plans, PlansBuilding};
+pub(crate) use trace::TracedRequest;
+pub use trace::{Span, SpanContext, SpanQueue, SpanValue};
 
 /// How access log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,9 @@ struct Inner {
     metrics: Metrics,
     names: KnownNames,
     log: Option<AccessLog>,
+    spans: Spans,
+    /// How ports without settings of their own are traced.
+    tracer: OnceLock<Arc<Tracer>>,
 }
 
 impl Telemetry {
@@ -61,16 +69,26 @@ impl Telemetry {
     pub fn new(format: LogFormat, sink: Box<dyn Write + Send>, limits: &Limits) -> Self {
         let metrics = Metrics::new(Bounds { most: limits.label_sets, idle: limits.label_idle });
         let log = AccessLog::start(format, sink, limits.log_queue, metrics.lines_dropped.clone());
-        Self(Arc::new(Inner { metrics, names: KnownNames::new(limits.label_sets), log }))
+        let spans =
+            Spans::new(limits.span_queue, metrics.spans_exported.clone(), metrics.spans_dropped.clone());
+        let names = KnownNames::new(limits.label_sets);
+        Self(Arc::new(Inner { metrics, names, log, spans, tracer: OnceLock::new() }))
     }
 
     /// Counts and logs a request that has been answered, or that was broken off, as the settings of its port say; without
     /// any, as those of the process do.
-    pub(crate) fn finish_request(&self, record: RequestRecord, plan: Option<&Arc<Plan>>) {
+    pub(crate) fn finish_request(&self, mut record: RequestRecord, plan: Option<&Arc<Plan>>) {
         let took = record.clock.elapsed();
+        let traced = record.traced.take().map(|mut traced| {
+            record.trace = Some(traced.context());
+            traced
+        });
         let facts = Facts::of_request(&record, took);
         let milliseconds = took.as_secs_f64() * 1e3;
         self.0.metrics.request(&record, &facts, milliseconds, plan.map(|plan| &**plan), &self.0.names);
+        if let Some(span) = traced.and_then(|traced| traced.finish(&record, &facts, took)) {
+            self.0.spans.offer(span);
+        }
         if let Some(log) = self.log(&facts, plan) {
             log.write(Entry::Request(Box::new(record), took, plan.cloned()));
         }
@@ -97,6 +115,27 @@ impl Telemetry {
         if let Some(log) = self.log(&facts, plan) {
             log.write(Entry::Stream(Box::new(record), took, plan.cloned()));
         }
+    }
+
+    /// Traces ports that have no settings of their own. Once: a second call changes nothing.
+    pub fn trace(&self, settings: &TracingSettings) {
+        let said = &mut |sentence: String| tracing::warn!("{sentence}");
+        self.0.tracer.get_or_init(|| Arc::new(Tracer::compile(settings, said)));
+    }
+
+    /// Spans to be exported; `None` the second time.
+    #[must_use]
+    pub fn spans(&self) -> Option<SpanQueue> {
+        self.0.spans.take()
+    }
+
+    /// Begins to trace a request, where its port is traced.
+    pub(crate) fn traced(&self, plan: Option<&Arc<Plan>>, headers: &HeaderMap) -> Option<Box<TracedRequest>> {
+        let tracer = match plan {
+            Some(plan) => plan.tracer(),
+            None => self.0.tracer.get(),
+        };
+        Some(TracedRequest::begin(Arc::clone(tracer?), headers))
     }
 
     /// The log, if a line is to be written: what no logger wants takes no place in the queue.

@@ -130,6 +130,8 @@ pub(super) fn request() -> RequestRecord {
         grpc_messages: (0, 0),
         local: Some("10.96.0.3:80".parse().unwrap()),
         headers: Captured::default(),
+        traced: None,
+        trace: None,
     }
 }
 

@@ -6,6 +6,7 @@ mod identity;
 mod mesh;
 mod proxy;
 mod run;
+mod trace;
 mod tunnel;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,7 @@ pub use identity::{IdentityArgs, SourceArgs};
 pub use mesh::MeshArgs;
 pub use proxy::{ProxyArgs, ProxyKind, WaypointArgs};
 pub use run::{DenyModeArg, LogFormatArg, RunArgs, Switch};
+pub use trace::{OtlpProtocol, Propagator, Share, TraceArgs};
 pub use tunnel::TunnelArgs;
 
 /// Portcullis: an Istio ambient waypoint for AI agents.

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use waypoint_model::Locality;
 use waypoint_proxy::telemetry::LogFormat;
 
-use super::{IdentityArgs, MeshArgs};
+use super::{IdentityArgs, MeshArgs, TraceArgs};
 
 /// Flags of `run`.
 #[derive(Clone, Debug, Args)]
@@ -70,6 +70,10 @@ pub struct RunArgs {
     /// Access log on standard output: one line per request and per opaque stream.
     #[arg(long, value_enum, default_value_t, help_heading = "Telling")]
     pub access_log: LogFormatArg,
+
+    /// Where spans go.
+    #[command(flatten)]
+    pub trace: TraceArgs,
 
     /// What is logged on standard error: error, warn, info, debug, trace, or filters like hbone=debug,info.
     #[arg(

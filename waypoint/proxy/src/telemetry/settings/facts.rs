@@ -10,7 +10,7 @@ use spiffe_id::SpiffeId;
 use waypoint_model::{Service, Workload};
 
 use super::super::captured::Side;
-use super::super::exchange::{RequestRecord, SourceRecord, StreamRecord, detail};
+use super::super::exchange::{DryRun, RequestRecord, SourceRecord, StreamRecord, detail};
 
 /// Envoy's response flags in the order of their bits (`envoy/stream_info/stream_info.h`), as `response.flags` has them.
 const FLAG_BITS: [&str; 25] = [
@@ -79,6 +79,10 @@ pub(super) enum Attribute {
     Mtls,
     /// What an MCP message asks for, and what policy said of it.
     Mcp(Mcp),
+    /// Who called, or who answered.
+    Peer(End, Peer),
+    /// The trace that it belongs to.
+    TraceId,
     /// What Envoy knows and this process does not.
     Never,
 }
@@ -94,6 +98,26 @@ pub(super) enum Mcp {
     ProtocolVersion,
     Decision,
     Rule,
+}
+
+/// One of both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+/// A name of a workload (`WorkloadMetadataObject` of Istio's proxy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    Workload,
+    Namespace,
+    Cluster,
+    Service,
+    Revision,
+    App,
+    Version,
+    Name,
 }
 
 /// A value of one of the few types that attributes have.
@@ -210,6 +234,11 @@ impl<'a> Facts<'a> {
             | Attribute::Route => self.of_http(attribute, self.request?),
             Attribute::Never => None,
             Attribute::Mcp(fact) => of_mcp(fact, self.request?),
+            Attribute::Peer(end, name) => self.peer(end, name),
+            Attribute::TraceId => {
+                let trace = self.request?.trace?;
+                Some(Value::Text(Cow::Owned(format!("{:032x}", trace.trace_id))))
+            }
             Attribute::Authority => text(some(self.authority)),
             Attribute::BytesReceived => number(self.received),
             Attribute::BytesSent => number(self.sent),
@@ -264,8 +293,31 @@ impl<'a> Facts<'a> {
         }
     }
 
+    fn peer(&self, end: End, name: Peer) -> Option<Value<'a>> {
+        let workload = match end {
+            End::Source => self.source.workload.as_deref()?,
+            End::Destination => &*self.upstream?.0,
+        };
+        let text = match name {
+            Peer::Workload => &*workload.workload_name,
+            Peer::Namespace => &*workload.namespace,
+            Peer::Cluster => &*workload.cluster,
+            Peer::Service => &*workload.canonical_name,
+            Peer::Revision => &*workload.canonical_revision,
+            Peer::App => workload.app.as_deref()?,
+            Peer::Version => workload.version.as_deref()?,
+            Peer::Name => &*workload.name,
+        };
+        self::text(some(text))
+    }
+
+    /// What dry-run policies would have done.
+    pub(super) fn dry_run(&self) -> Option<&'a DryRun> {
+        self.request?.dry_run.as_ref()
+    }
+
     /// As istiod names the cluster of a waypoint's port.
-    fn cluster(&self) -> Option<String> {
+    pub(in super::super) fn cluster(&self) -> Option<String> {
         let carries = if self.request.is_some() { "http" } else { "tcp" };
         let service = self.service?;
         Some(format!("inbound-vip|{}|{carries}|{}", self.port, service.key.hostname))

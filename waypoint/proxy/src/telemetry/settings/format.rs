@@ -138,7 +138,7 @@ fn json(node: &Node, facts: &Facts<'_>) -> Json {
 }
 
 /// The JSON encoder escapes.
-fn plain(pieces: &[Piece], facts: &Facts<'_>) -> String {
+pub(super) fn plain(pieces: &[Piece], facts: &Facts<'_>) -> String {
     let each = |piece: &Piece| match piece {
         Piece::Literal(text) => text.clone(),
         Piece::Operator(operator) => {

@@ -8,8 +8,10 @@ mod operator;
 mod parse;
 mod plan;
 mod tag;
+mod tracer;
 
 pub(super) use facts::Facts;
 pub(crate) use plan::{Building as PlansBuilding, Plan, Plans};
 pub(super) use plan::{Metric, Told};
 pub(super) use tag::Changes;
+pub(super) use tracer::Tracer;

@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::super::captured::Side;
 use super::clock::Clock;
 use super::expression::Expression;
-use super::facts::{Attribute, Facts, Mcp, Value};
+use super::facts::{Attribute, End, Facts, Mcp, Peer, Value};
 use super::parse::parse;
 
 /// A format as a list of pieces.
@@ -162,6 +162,7 @@ fn source(name: &str, argument: Option<&str>) -> Option<Source> {
         ("GRPC_STATUS", Some("NUMBER")) => vec![Place::Attribute(Attribute::GrpcNumber)],
         ("GRPC_STATUS", None | Some("CAMEL_STRING")) => vec![Place::Attribute(Attribute::GrpcStatus)],
         ("DYNAMIC_METADATA", Some(place)) => vec![Place::Attribute(Attribute::Mcp(mcp(place)?))],
+        ("FILTER_STATE", Some(place)) => vec![Place::Attribute(filter_state(place)?)],
         (name, None) => vec![Place::Attribute(attribute(name)?)],
         (_unknown, Some(_)) => return None,
     };
@@ -195,10 +196,38 @@ fn attribute(name: &str) -> Option<Attribute> {
         "DOWNSTREAM_PEER_URI_SAN" => Attribute::PeerUri,
         "REQUESTED_SERVER_NAME" => Attribute::ServerName,
         "ROUTE_NAME" => Attribute::Route,
+        "TRACE_ID" => Attribute::TraceId,
         // Never known here, and part of Istio's own format: `-` without a word in the log.
         "UPSTREAM_TRANSPORT_FAILURE_REASON" | "UPSTREAM_LOCAL_ADDRESS" => Attribute::Never,
         _unknown => return None,
     })
+}
+
+/// What Istio's proxy keeps of both ends: `downstream_peer_obj:FIELD:workload` and its like, and the caller's principal.
+fn filter_state(place: &str) -> Option<Attribute> {
+    if place == "io.istio.peer_principal:PLAIN" {
+        return Some(Attribute::PeerUri);
+    }
+    let (object, field) = place.split_once(":FIELD:")?;
+    let end = match object {
+        "downstream_peer_obj" => End::Source,
+        "upstream_peer_obj" => End::Destination,
+        _unknown => return None,
+    };
+    let name = match field {
+        "workload" => Peer::Workload,
+        "namespace" => Peer::Namespace,
+        "cluster" => Peer::Cluster,
+        "service" => Peer::Service,
+        "revision" => Peer::Revision,
+        "app" => Peer::App,
+        "version" => Peer::Version,
+        "name" => Peer::Name,
+        // The kind of its controller is not told to us.
+        "type" => return Some(Attribute::Never),
+        _unknown => return None,
+    };
+    Some(Attribute::Peer(end, name))
 }
 
 /// `FILTER:KEY`. The keys are those of policies (`experimental.envoy.filters.http.mcp[KEY]`), and what was decided.

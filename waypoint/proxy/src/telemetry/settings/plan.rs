@@ -12,6 +12,7 @@ use super::facts::Facts;
 use super::format::Format;
 use super::parse::parse_filter;
 use super::tag::Changes;
+use super::tracer::Tracer;
 
 /// Sentences about settings that are remembered, so that each is said once.
 const SAID: usize = 1_000;
@@ -79,6 +80,7 @@ pub(crate) struct Plan {
     request_headers: Vec<HeaderName>,
     response_headers: Vec<HeaderName>,
     identity_header: bool,
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// One logger.
@@ -126,13 +128,21 @@ impl Plan {
                 changes.headers(&mut see);
             }
         }
+        let tracer = settings.tracing.as_ref().map(|tracing| Tracer::compile(tracing, said));
+        tracer.iter().for_each(|tracer| tracer.headers(&mut see));
         let identity_header = settings.client_identity_header;
-        Self { loggers, metrics, request_headers, response_headers, identity_header }
+        let tracer = tracer.map(Arc::new);
+        Self { loggers, metrics, request_headers, response_headers, identity_header, tracer }
     }
 
     /// Whether `x-forwarded-client-cert` is put on requests.
     pub(crate) fn identity_header(&self) -> bool {
         self.identity_header
+    }
+
+    /// How it is traced, if it is.
+    pub(in super::super) fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.tracer.as_ref()
     }
 
     /// Keeps what of a request's head will be told.

@@ -51,7 +51,7 @@ pub(super) enum Jwt {
 }
 
 impl ChainDraft {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             protocol: Protocol::Tcp,
             policies: Vec::new(),

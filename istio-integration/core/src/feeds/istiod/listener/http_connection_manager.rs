@@ -56,7 +56,9 @@ pub(super) fn translate(config: Option<&Any>, draft: &mut ChainDraft) {
     }
     routes(&manager, &findings, draft);
     access_log::apply(&manager.access_log, draft);
-    draft.telemetry.trace_sampling = manager.tracing.as_ref().and_then(tracing::sampling);
+    if let Some(tracing) = &manager.tracing {
+        tracing::apply(tracing, draft);
+    }
 }
 
 /// Envoy's three settings are one of Istio's four words; another mixture is refused.
