@@ -111,6 +111,12 @@ impl Ca {
         &self.root
     }
 
+    /// Its own certificate and key, in PEM, for another program that signs by them.
+    #[must_use]
+    pub fn signing_pem(&self) -> (String, String) {
+        (self.issuer.pem(), self.issuer.key().serialize_pem())
+    }
+
     /// An SVID for `id`, as a workload gets it.
     pub fn svid(&self, id: &str) -> Result<Svid> {
         self.issue(&Request::workload(id))

@@ -17,11 +17,46 @@ use tokio::process::Command;
 /// Port of plain HTTP, with readiness and debugging.
 pub(super) const HTTP_PORT: u16 = 8080;
 
+/// Where istiod reads the CA that an operator gave it, in the folder that it runs in (`ROOT_CA_DIR`).
+const AUTHORITY: &str = "etc/cacerts";
+
+/// What a CA of an operator is made of, in PEM: the Secret `cacerts`.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// The certificate that signs.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// The roots of the mesh.
+    pub roots: String,
+}
+
+impl Authority {
+    /// Writes it as a kubelet writes a Secret that has changed: istiod watches the folder.
+    fn write(&self, folder: &Path) -> Result<()> {
+        let folder = folder.join(AUTHORITY);
+        std::fs::create_dir_all(&folder)?;
+        let files = [
+            ("ca-key.pem", &self.key),
+            ("ca-cert.pem", &self.certificate),
+            ("cert-chain.pem", &self.certificate),
+            ("root-cert.pem", &self.roots),
+        ];
+        for (name, text) in files {
+            // Renamed into place: istiod may read at any moment.
+            std::fs::write(folder.join(".new"), text)?;
+            std::fs::rename(folder.join(".new"), folder.join(name))?;
+        }
+        Ok(())
+    }
+}
+
 /// What differs from the istiod of the chart.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     environment: Vec<(String, String)>,
     mesh_config: Option<String>,
+    authority: Option<Authority>,
 }
 
 impl Settings {
@@ -29,6 +64,13 @@ impl Settings {
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Signs by this instead of the CA that the lab's istiod made for itself.
+    #[must_use]
+    pub fn authority(mut self, authority: Authority) -> Self {
+        self.authority = Some(authority);
         self
     }
 
@@ -88,6 +130,12 @@ impl Istiod {
         Ok(())
     }
 
+    /// Changes the CA that it was started with; it reads the files by itself. New roots it takes only with
+    /// `ISTIO_MULTIROOT_MESH=true`, and only if they hold all of the old ones, or are among them.
+    pub fn set_authority(&self, authority: &Authority) -> Result<()> {
+        authority.write(&self.state.folder.join(&self.name))
+    }
+
     /// All that it has logged, over restarts.
     pub fn log(&self) -> Result<String> {
         self.daemon.log()
@@ -104,6 +152,9 @@ pub(super) async fn start(
     let program = state.program("pilot-discovery")?;
     let folder = state.folder.join(name);
     std::fs::create_dir_all(&folder)?;
+    if let Some(authority) = &settings.authority {
+        authority.write(&folder)?;
+    }
     let mut command = match network {
         Some(network) => Command::from(network.command(program)),
         None => Command::new(program),

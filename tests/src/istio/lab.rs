@@ -3,13 +3,14 @@
 use super::api::Api;
 use super::certificate::{self, Identity};
 use super::command;
-use super::istiod::{self, Istiod, Settings};
+use super::istiod::{self, Authority, Istiod, Settings};
 use super::objects::{self, at, list, text};
 use super::pod::{Pod, PodSpec};
 use super::state::{HUB, State};
 use crate::http::{Client, empty};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
 use http::Request;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -124,6 +125,22 @@ impl Lab {
     /// One more istiod, which the test may kill and restart; see [`Istiod`].
     pub async fn istiod(&self, settings: Settings) -> Result<Istiod> {
         Istiod::start(&self.state, settings).await
+    }
+
+    /// The CA that the lab's istiod made for itself (the Secret `istio-ca-secret`).
+    pub async fn authority(&self) -> Result<Authority> {
+        let path = "/api/v1/namespaces/istio-system/secrets/istio-ca-secret";
+        let secret = self.api.until(path, "istiod has a CA", |found| Some(found.clone())).await?;
+        let field = |name: &str| {
+            let bytes =
+                base64::engine::general_purpose::STANDARD.decode(text(&secret, &format!("/data/{name}"))?)?;
+            anyhow::Ok(String::from_utf8(bytes)?)
+        };
+        Ok(Authority {
+            certificate: field("ca-cert.pem")?,
+            key: field("ca-key.pem")?,
+            roots: field("ca-cert.pem")?,
+        })
     }
 
     /// The roots of the mesh as istiod puts them into every namespace, in PEM.

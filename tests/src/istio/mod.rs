@@ -32,7 +32,7 @@ pub mod waypoint;
 pub use api::Api;
 pub use certificate::Identity;
 pub use echo::{Answer, Echo};
-pub use istiod::{Istiod, Settings as IstiodSettings};
+pub use istiod::{Authority, Istiod, Settings as IstiodSettings};
 pub use lab::{Lab, Namespace};
 pub use network::PodNetwork;
 pub use oracle::Oracle;

@@ -194,9 +194,14 @@ impl Pod {
     /// Its ztunnel for what comes in, on port 15008, with a certificate from istiod. It carries streams to whatever
     /// listens on the pod's own address.
     pub async fn serve_hbone(&self) -> Result<Inbound> {
+        self.serve_hbone_trusting("").await
+    }
+
+    /// The same, trusting these roots (PEM) beside those of the mesh.
+    pub async fn serve_hbone_trusting(&self, roots: &str) -> Result<Inbound> {
         let identity = self.certificate().await?;
         let listener = self.network.listen((self.address, HBONE_PORT).into())?;
-        Inbound::on(listener, &identity.svid, &identity.roots)
+        Inbound::on(listener, &identity.svid, &format!("{}{roots}", identity.roots))
     }
 
     /// Its ztunnel for what goes out to the waypoint at `waypoint`, which must be `expect`.

@@ -55,8 +55,8 @@ pub struct Inbound {
     task: AbortHandle,
 }
 
-#[derive(Default)]
 struct Shared {
+    acceptor: Mutex<TlsAcceptor>,
     seen: Mutex<Vec<SeenConnect>>,
     failed_handshakes: Mutex<Vec<String>>,
     answer: Mutex<Answer>,
@@ -84,9 +84,21 @@ impl Inbound {
     pub fn on(listener: TcpListener, identity: &Svid, roots: &str) -> Result<Self> {
         let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(identity, roots)?));
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(accept_all(listener, acceptor, shared.clone()));
+        let shared = Arc::new(Shared {
+            acceptor: Mutex::new(acceptor),
+            seen: Mutex::default(),
+            failed_handshakes: Mutex::default(),
+            answer: Mutex::default(),
+            goaway: watch::Sender::default(),
+        });
+        let task = tokio::spawn(accept_all(listener, shared.clone()));
         Ok(Self { address, shared, task: task.abort_handle() })
+    }
+
+    /// Takes another certificate and other roots: new connections are made with them.
+    pub fn renew(&self, identity: &Svid, roots: &str) -> Result<()> {
+        *lock(&self.shared.acceptor) = TlsAcceptor::from(Arc::new(tls::server_config(identity, roots)?));
+        Ok(())
     }
 
     /// Decides what happens to the CONNECTs from now on.
@@ -127,11 +139,11 @@ impl Drop for Inbound {
 }
 
 /// Owns all connections, so that dropping the ztunnel closes them.
-async fn accept_all(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     for connection in 0.. {
         let Ok((tcp, _)) = listener.accept().await else { return };
-        let (acceptor, shared) = (acceptor.clone(), shared.clone());
+        let (acceptor, shared) = (lock(&shared.acceptor).clone(), shared.clone());
         connections.spawn(async move {
             if let Err(error) = serve(tcp, acceptor, connection, &shared).await {
                 lock(&shared.failed_handshakes).push(format!("{error:#}"));

@@ -60,18 +60,19 @@ pub struct Waypoint {
     /// The Deployment's and the Service's name.
     name: String,
     folder: PathBuf,
-    istiod: Ipv4Addr,
+    settings: WaypointSettings,
 }
 
 /// How to start one; see [`Namespace::waypoint`].
 #[derive(Clone, Debug)]
 pub struct WaypointSettings {
     istiod: Ipv4Addr,
+    hosts: Vec<(String, Ipv4Addr)>,
 }
 
 impl Default for WaypointSettings {
     fn default() -> Self {
-        Self { istiod: HUB }
+        Self { istiod: HUB, hosts: Vec::new() }
     }
 }
 
@@ -81,6 +82,19 @@ impl WaypointSettings {
     pub fn istiod(mut self, address: Ipv4Addr) -> Self {
         self.istiod = address;
         self
+    }
+
+    /// One more name that its container resolves: there is no DNS in the lab.
+    #[must_use]
+    pub fn host(mut self, name: &str, address: Ipv4Addr) -> Self {
+        self.hosts.push((name.to_owned(), address));
+        self
+    }
+
+    /// `/etc/hosts` of its container.
+    fn hosts_file(&self) -> String {
+        let more = self.hosts.iter().map(|(name, address)| format!("{address} {name}\n"));
+        more.fold(hosts_file(self.istiod), |file, line| file + &line)
     }
 }
 
@@ -125,10 +139,18 @@ impl Waypoint {
         std::fs::create_dir_all(&folder)?;
         let image = Image::find(&container.image, &pod.lab.state.lab)?;
         let mounts: Vec<_> = container.mounts.iter().map(|mount| mount.path.as_str()).collect();
-        image.lay_out(&folder.join("root"), &mounts, &hosts_file(settings.istiod))?;
+        image.lay_out(&folder.join("root"), &mounts, &settings.hosts_file())?;
         volumes::write(&pod.lab.api, &object, &folder.join("volumes"), container.user).await?;
         let process = run(&pod, &container, &image, &folder)?;
-        Ok(Self { pod, object, container, process, name: name.to_owned(), folder, istiod: settings.istiod })
+        Ok(Self {
+            pod,
+            object,
+            container,
+            process,
+            name: name.to_owned(),
+            folder,
+            settings: settings.clone(),
+        })
     }
 
     /// Waits until its probe succeeds, then says so in the pod's status and in the endpoints of its Service.
@@ -216,6 +238,11 @@ impl Waypoint {
         self.folder.join("volumes").join(name)
     }
 
+    /// Writes one file of a volume, as a kubelet does when the object behind it has changed.
+    pub fn write_volume(&self, volume: &str, file: &str, text: &str) -> Result<()> {
+        volumes::overwrite(&self.volume(volume), file, text.as_bytes(), self.container.user)
+    }
+
     /// Deletes the pod as a cluster does: it and its endpoint are marked as ending, the process gets SIGTERM and the pod's
     /// grace period, then the object is gone.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
@@ -236,7 +263,7 @@ impl Waypoint {
     /// Starts the container of the pod again after it has ended, and waits until it is ready. Its address stays.
     pub async fn restart(&mut self) -> Result<()> {
         let image = Image::find(&self.container.image, &self.pod.lab.state.lab)?;
-        std::fs::write(self.folder.join("root/etc/hosts"), hosts_file(self.istiod))?;
+        std::fs::write(self.folder.join("root/etc/hosts"), self.settings.hosts_file())?;
         self.process = run(&self.pod, &self.container, &image, &self.folder)?;
         self.ready().await
     }

@@ -28,6 +28,12 @@ pub(super) async fn write(api: &Api, pod: &Value, folder: &Path, user: u32) -> R
     Ok(())
 }
 
+/// Makes a volume hold this one file.
+pub(super) fn overwrite(volume: &Path, name: &str, bytes: &[u8], user: u32) -> Result<()> {
+    let file = File { bytes: bytes.to_vec(), mode: 0o644 };
+    swap_in(volume, &BTreeMap::from([(name.to_owned(), file)]), user)
+}
+
 /// One file of a volume.
 struct File {
     bytes: Vec<u8>,

@@ -41,6 +41,8 @@ pub(crate) struct Site {
     pub(crate) replicas: Vec<Replica>,
     /// MCP sessions of the application, which its pods share.
     pub(crate) sessions: Sessions,
+    /// What its ztunnels trust beside the mesh's roots.
+    roots: String,
     app: Ipv4Addr,
     rpc: Ipv4Addr,
 }
@@ -48,16 +50,16 @@ pub(crate) struct Site {
 /// A pod with its application.
 pub(crate) struct Replica {
     pub(crate) ztunnel: Inbound,
-    pod: Pod,
+    pub(crate) pod: Pod,
     _application: App,
     _echo: Echo,
 }
 
 impl Replica {
-    async fn start(namespace: &Namespace, name: &str, sessions: Sessions) -> Result<Self> {
+    async fn start(namespace: &Namespace, name: &str, sessions: Sessions, roots: &str) -> Result<Self> {
         let spec = PodSpec::new(name).service_account("app").label("app", "app");
         let pod = namespace.pod(&spec).await?;
-        let ztunnel = pod.serve_hbone().await?;
+        let ztunnel = pod.serve_hbone_trusting(roots).await?;
         let listener = pod.network.listen(pod.port(HTTP_TARGET))?;
         let application = App::on(listener, sessions);
         let echo = Echo::on(pod.network.listen(pod.port(TCP_TARGET))?, b"")?;
@@ -68,11 +70,17 @@ impl Replica {
 impl Site {
     /// A namespace whose name begins with `name`, with the Gateway of `manifest` and no pod of it yet.
     pub(crate) async fn new(name: &str, manifest: &str) -> Result<Self> {
+        Self::trusting(name, manifest, "").await
+    }
+
+    /// The same with ztunnels that trust these roots (PEM) beside the mesh's.
+    pub(crate) async fn trusting(name: &str, manifest: &str, roots: &str) -> Result<Self> {
         let namespace = Lab::get()?.namespace(name).await?;
         namespace.apply(manifest).await?;
         namespace.apply(SERVICES).await?;
         let (app, rpc) = (namespace.service_address("app").await?, namespace.service_address("rpc").await?);
-        let mut site = Self { namespace, replicas: Vec::new(), sessions: Sessions::default(), app, rpc };
+        let (sessions, roots) = (Sessions::default(), roots.to_owned());
+        let mut site = Self { namespace, replicas: Vec::new(), sessions, roots, app, rpc };
         site.grow().await?;
         Ok(site)
     }
@@ -80,7 +88,7 @@ impl Site {
     /// One more pod.
     pub(crate) async fn grow(&mut self) -> Result<()> {
         let name = format!("app-{}", self.replicas.len());
-        self.replicas.push(Replica::start(&self.namespace, &name, self.sessions.clone()).await?);
+        self.replicas.push(Replica::start(&self.namespace, &name, self.sessions.clone(), &self.roots).await?);
         let pods: Vec<_> = self.replicas.iter().map(|replica| &replica.pod).collect();
         self.namespace.endpoints("app", &pods).await?;
         self.namespace.endpoints("rpc", &pods).await
