@@ -122,8 +122,9 @@ impl Stage {
         let made = documents.iter().map(|document| self.lab.api.apply(document));
         stream::iter(made).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?;
         let mark = mark(self.generation);
-        let heard = self.slots.iter().map(|slot| self.heard(slot));
-        stream::iter(heard).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?;
+        for slot in &self.slots {
+            self.heard(slot).await?;
+        }
         let listener = wait::until_async("istiod tells of the routes", async || {
             let listener = main_internal(&self.lab, &self.waypoint).await?;
             let told = listener.to_string().matches(&mark).count();
