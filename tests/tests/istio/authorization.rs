@@ -1,7 +1,7 @@
 //! Authorization at a waypoint, after Istio's TestAuthorizationServiceAttached, TestAuthorizationGateway,
 //! TestAuthorizationWaypointDefaultDeny, TestAuthorizationL7 and TestL7JWT.
 
-use crate::stage::{Ask, Caller, GRPC, HTTP, HTTP2, Stage, TCP, manifest};
+use crate::stage::{Ask, Caller, GRPC, HTTP, HTTP2, HTTPS, Stage, TCP, manifest};
 use anyhow::{Context, Result};
 use portcullis_tests::http::Client;
 use portcullis_tests::istio::{IstiodSettings, Lab, PodSpec, WaypointSettings};
@@ -233,5 +233,34 @@ async fn tokens_of_issuers() -> Result<()> {
     assert_eq!(answer.text(), "Jwt is expired");
     let challenge = answer.headers.get("www-authenticate").context("a challenge")?;
     assert!(challenge.to_str()?.contains("error=\"invalid_token\""), "{challenge:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn server_names_of_streams_that_stay_closed_to_us() -> Result<()> {
+    let stage = Stage::new("names").await?;
+    let server = stage.service("server", &["v1"]).await?;
+    let client = stage.client("client").await?;
+    client.until_status(&server.at(HTTP), &Ask::get("/"), 200).await?;
+    let url = format!("https://{}", server.at(HTTPS));
+    let answered = async |name: &str| {
+        let named = format!("--server-name={name}");
+        let args = ["--insecure-skip-verify", &named, "--count=1"];
+        let args = if name.is_empty() { [args[0], args[0], args[2]] } else { args };
+        client.pod.echo_client(stage.waypoint.hbone(), &url, &args).await.is_ok()
+    };
+    let names = "when: [{key: connection.sni, values: [a.example, \"*.b.example\"]}]";
+    // Without a name none of those is told: an ALLOW rule does not hold, and neither does one of DENY.
+    let rows = [("a.example", true), ("x.b.example", true), ("c.example", false), ("", false)];
+    for (action, allows) in [("ALLOW", true), ("DENY", false)] {
+        stage
+            .namespace
+            .apply(&policy("names", &format!("{{{SERVER}, action: {action}, rules: [{{{names}}}]}}")))
+            .await?;
+        wait::until_async(action, async || Ok((answered("c.example").await != allows).then_some(()))).await?;
+        for (name, listed) in rows {
+            assert_eq!(answered(name).await, listed == allows, "{action} {name:?}");
+        }
+    }
     Ok(())
 }
