@@ -94,12 +94,21 @@ impl Scene {
         let (pod, istiod) = (&self.stage.waypoint.pod, lab.istiod_address().to_string());
         let args = ["proxy-status", "--xds-address", &istiod, "--namespace", &pod.namespace, "--verbosity=1"];
         let mut last = String::new();
-        let found = wait::until_async("istiod's view of the waypoint", async || {
-            last = lab.istioctl(&args).await?;
-            let row = last.lines().find(|line| line.contains(&pod.name)).map(str::to_owned);
-            Ok(row.filter(|row| wanted(row)))
+        // Not every call is answered in the time that istioctl gives it: istiod may be busy with others' pushes.
+        let found = wait::within_time(wait::PATIENCE, "istiod's view of the waypoint", async {
+            loop {
+                match lab.istioctl(&args).await {
+                    Ok(table) => last = table,
+                    Err(error) => last = format!("{error:#}"),
+                }
+                let row = last.lines().find(|line| line.contains(&pod.name));
+                if let Some(row) = row.filter(|row| wanted(row)) {
+                    return row.to_owned();
+                }
+            }
         });
-        found.await.with_context(|| last)
+        let found = found.await;
+        found.with_context(|| last)
     }
 }
 
