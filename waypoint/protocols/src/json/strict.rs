@@ -127,6 +127,22 @@ struct Open {
     shape: Shape,
     keys: usize,
     escaped_key: bool,
+    /// A bit for each key so far, by its length and ends, and whether two met: where none did, no two keys are the same.
+    marks: u64,
+    met: bool,
+}
+
+impl Open {
+    fn new(place: usize, shape: Shape) -> Self {
+        Self { place, shape, keys: 0, escaped_key: false, marks: 0, met: false }
+    }
+}
+
+/// Where a key stands among [`Open::marks`].
+fn mark(key: &str) -> u64 {
+    let end = |byte: Option<&u8>| byte.map_or(0, |byte| u32::from(*byte));
+    let (first, last) = (end(key.as_bytes().first()), end(key.as_bytes().last()));
+    1 << ((first.wrapping_mul(7) ^ last.wrapping_mul(29) ^ key.len() as u32) & 63)
 }
 
 /// Whether a value is complete, or has opened and its first inner value comes next.
@@ -189,7 +205,7 @@ impl<'b, 'l> Reader<'b, 'l> {
         if self.open.len() >= self.bounds.depth {
             return Err(JsonError::Depth);
         }
-        self.open.push(Open { place: self.nodes.len(), shape, keys: 0, escaped_key: false });
+        self.open.push(Open::new(self.nodes.len(), shape));
         self.push(shape, false, self.at, self.at);
         self.at += 1;
         self.skip_space();
@@ -224,8 +240,11 @@ impl<'b, 'l> Reader<'b, 'l> {
             return Err(JsonError::NulInKey);
         }
         if let Some(open) = self.open.last_mut() {
+            let mark = mark(content);
             open.keys += 1;
             open.escaped_key |= escaped;
+            open.met |= open.marks & mark != 0;
+            open.marks |= mark;
         }
         self.skip_space();
         if self.peek() != Some(b':') {
@@ -250,58 +269,56 @@ impl<'b, 'l> Reader<'b, 'l> {
     /// Reads a string; tells whether it has escapes.
     fn string(&mut self) -> Result<bool, JsonError> {
         let start = self.at;
-        let mut escaped = false;
-        self.at += 1;
+        let (mut at, mut escaped) = (start + 1, false);
         loop {
-            self.at += plain_run(self.bytes.get(self.at..).unwrap_or(&[]));
-            match self.peek() {
+            at += plain_run(self.bytes.get(at..).unwrap_or_default());
+            match self.bytes.get(at) {
                 Some(b'"') => break,
-                Some(b'\\') => self.escape()?,
+                Some(b'\\') => at = self.escape(at)?,
                 _ => return Err(JsonError::Syntax),
             }
             escaped = true;
         }
-        self.at += 1;
+        self.at = at + 1;
         self.push(Shape::String, escaped, start, self.at);
         Ok(escaped)
     }
 
-    fn escape(&mut self) -> Result<(), JsonError> {
-        match self.bytes.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
-            Some(b'u') => self.unicode_escape()?,
-            _ => return Err(JsonError::Syntax),
+    /// Where the escape at `at` ends.
+    #[inline]
+    fn escape(&self, at: usize) -> Result<usize, JsonError> {
+        match self.bytes.get(at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
+            Some(b'u') => self.unicode_escape(at),
+            _ => Err(JsonError::Syntax),
         }
-        Ok(())
     }
 
-    fn unicode_escape(&mut self) -> Result<(), JsonError> {
-        let unit = hex4(self.bytes, self.at + 2).ok_or(JsonError::Syntax)?;
-        self.at += 6;
-        match unit {
-            0xD800..=0xDBFF if self.bytes.get(self.at..self.at + 2) == Some(br"\u") => {
-                match hex4(self.bytes, self.at + 2) {
-                    Some(0xDC00..=0xDFFF) => self.at += 6,
-                    _ => return Err(JsonError::LoneSurrogate),
+    fn unicode_escape(&self, at: usize) -> Result<usize, JsonError> {
+        let next = at + 6;
+        match hex4(self.bytes, at + 2).ok_or(JsonError::Syntax)? {
+            0xD800..=0xDBFF if self.bytes.get(next..next + 2) == Some(br"\u") => {
+                match hex4(self.bytes, next + 2) {
+                    Some(0xDC00..=0xDFFF) => Ok(next + 6),
+                    _ => Err(JsonError::LoneSurrogate),
                 }
             }
-            0xD800..=0xDFFF => return Err(JsonError::LoneSurrogate),
-            _ => {}
+            0xD800..=0xDFFF => Err(JsonError::LoneSurrogate),
+            _ => Ok(next),
         }
-        Ok(())
     }
 
     fn number(&mut self) -> Result<(), JsonError> {
         let start = self.at;
-        self.accept(b"-");
-        if !self.accept(b"0") {
+        self.accept(|byte| byte == b'-');
+        if !self.accept(|byte| byte == b'0') {
             self.digits()?;
         }
-        if self.accept(b".") {
+        if self.accept(|byte| byte == b'.') {
             self.digits()?;
         }
-        if self.accept(b"eE") {
-            self.accept(b"+-");
+        if self.accept(|byte| matches!(byte, b'e' | b'E')) {
+            self.accept(|byte| matches!(byte, b'+' | b'-'));
             self.digits()?;
         }
         self.push(Shape::Number, false, start, self.at);
@@ -325,18 +342,21 @@ impl<'b, 'l> Reader<'b, 'l> {
         Ok(())
     }
 
-    fn accept(&mut self, any: &[u8]) -> bool {
-        let found = self.peek().is_some_and(|b| any.contains(&b));
+    #[inline]
+    fn accept(&mut self, wanted: impl Fn(u8) -> bool) -> bool {
+        let found = self.peek().is_some_and(wanted);
         self.at += usize::from(found);
         found
     }
 
+    #[inline]
     fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -351,12 +371,14 @@ impl<'b, 'l> Reader<'b, 'l> {
         self.text.get(start..end).unwrap_or("")
     }
 
-    /// Whether two keys of an object are the same text. Small objects are compared pair by pair, which allocates
-    /// nothing; large ones are sorted, so 100,000 members cost no more than their sorting.
+    /// Whether two keys of an object are the same text. Most objects are told by the marks of their keys. Small ones are
+    /// compared pair by pair, which allocates nothing; large ones are sorted, so 100,000 members cost no more than their sorting.
     fn has_duplicate(&mut self, open: &Open) -> bool {
         const SMALL: usize = 16;
         match (open.keys, open.escaped_key) {
             (0 | 1, _) => false,
+            // Two spellings of one key have marks of their own.
+            (_, false) if !open.met => false,
             (2..=SMALL, false) => self.has_duplicate_pair::<SMALL>(open.place),
             _ => self.has_duplicate_sorted(open.place),
         }

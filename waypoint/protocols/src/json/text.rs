@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 /// How many leading bytes of `bytes` are ordinary string content: no quote, no backslash, no control character.
+#[inline]
 pub(crate) fn plain_run(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
@@ -71,8 +72,21 @@ fn unescape_unicode<'a>(escaped: &'a str, out: &mut String) -> &'a str {
 
 /// Four hexadecimal digits at `at`.
 pub(super) fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
-    let digits = bytes.get(at..at.checked_add(4)?)?;
-    digits.iter().try_fold(0, |value, &digit| Some(value << 4 | char::from(digit).to_digit(16)?))
+    let digits = bytes.get(at..)?.first_chunk::<4>()?;
+    // A digit that is none has a value above all others, so one test at the end tells.
+    let [a, b, c, d] = digits.map(hex);
+    ((a | b | c | d) < 16).then_some(a << 12 | b << 8 | c << 4 | d)
+}
+
+/// The value of a hexadecimal digit; more than 15 for any other byte.
+#[inline]
+fn hex(digit: u8) -> u32 {
+    match digit {
+        b'0'..=b'9' => u32::from(digit - b'0'),
+        b'a'..=b'f' => u32::from(digit - b'a') + 10,
+        b'A'..=b'F' => u32::from(digit - b'A') + 10,
+        _ => 16,
+    }
 }
 
 /// `text` as a JSON string, quotes included.
