@@ -85,9 +85,13 @@ impl Rules {
 
     /// Rules whose answer could be `wanted`, in declared order, each once.
     fn candidates(&self, head: &Head<'_>, facts: &dyn Facts, wanted: Wanted) -> impl Iterator<Item = &Rule> {
-        let mut lists = vec![self.unanchored.as_slice()];
+        // Most sets have no DENY and no AUDIT rules at all.
+        let mut lists =
+            if self.unanchored.is_empty() { Vec::new() } else { vec![self.unanchored.as_slice()] };
         if let Some(peer) = head.attributes.source.identity {
-            lists.extend(self.by_principal.get(peer.principal().as_bytes()).map(Vec::as_slice));
+            if !self.by_principal.is_empty() {
+                lists.extend(self.by_principal.get(peer.principal().as_bytes()).map(Vec::as_slice));
+            }
             if !self.by_account.is_empty() {
                 let listed =
                     |(ns, sa): (&str, &str)| self.by_account.get(ns).and_then(|accounts| accounts.get(sa));
