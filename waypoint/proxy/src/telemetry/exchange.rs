@@ -181,9 +181,13 @@ impl RequestRecord {
     /// A record that starts now; the rest is filled along the way.
     #[must_use]
     pub fn begin(source: SourceRecord) -> Self {
+        Self::blank(source, SystemTime::now(), Instant::now())
+    }
+
+    fn blank(source: SourceRecord, started: SystemTime, clock: Instant) -> Self {
         Self {
-            started: SystemTime::now(),
-            clock: Instant::now(),
+            started,
+            clock,
             source,
             service: None,
             port: 0,
@@ -219,7 +223,7 @@ impl RequestRecord {
     #[must_use]
     pub fn take(&mut self) -> Self {
         let source = SourceRecord { principal: None, address: self.source.address, workload: None };
-        std::mem::replace(self, Self::begin(source))
+        std::mem::replace(self, Self::blank(source, self.started, self.clock))
     }
 }
 
