@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::cors;
-use super::headers::Target;
+use super::headers::{self, Target};
 use super::mcp::{self, Entered, SESSION};
 use super::request::Refused;
 use crate::body::Body;
@@ -207,13 +207,11 @@ pub(crate) fn upstream(error: UpstreamError, in_session: bool) -> Refused {
 pub(crate) fn clean(response: &mut Response<Body>) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    for name in ["keep-alive", "proxy-connection", "transfer-encoding", "te"] {
-        headers.remove(name);
-    }
-    if !switching {
-        headers.remove("connection");
-        headers.remove("upgrade");
-    }
+    headers::remove_all(headers, |name| match name {
+        "keep-alive" | "proxy-connection" | "transfer-encoding" | "te" => true,
+        "connection" | "upgrade" => !switching,
+        _other => false,
+    });
 }
 
 /// Binds a session that the server opened to the identity that asked, and shows the client the id that it is to use.

@@ -115,6 +115,9 @@ impl Watcher {
                 At::Body(left) | At::ChunkData(left) => {
                     usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
                 }
+                At::First | At::Head | At::Trailers if self.is_past_interest() => {
+                    bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len())
+                }
                 At::First | At::Head | At::ChunkSize(..) | At::Trailers => 0,
             };
             if skipped > 0 {
@@ -126,6 +129,11 @@ impl Watcher {
             }
         }
         both
+    }
+
+    /// Whether nothing matters of the current line but its end: its name is none that counts, or it is no length's value.
+    fn is_past_interest(&self) -> bool {
+        self.name_len > NAME || (self.in_value && !self.is(b"content-length"))
     }
 
     fn skip(&mut self, bytes: u64) {

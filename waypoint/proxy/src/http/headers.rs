@@ -1,5 +1,6 @@
 //! The head of a request, made unambiguous and cleaned of what a client may not say.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
@@ -11,6 +12,7 @@ use waypoint_model::PathNormalization;
 use super::path;
 use crate::context::PeerContext;
 use crate::jwt::Verified;
+use crate::routing::host;
 
 /// The client's certificate, as a proxy may say it (Envoy).
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -69,16 +71,32 @@ pub(crate) fn prepare(parts: &mut Parts, how: PathNormalization) -> Result<Targe
     }
     let authority = authority(parts)?;
     check_transfer_coding(&parts.headers)?;
-    let path = path::normalize(parts.uri.path(), how)?.into_owned();
+    let path = path::normalize(parts.uri.path(), how)?;
+    // A path that is as it should be is not built and read a second time.
+    let plain = matches!(path, Cow::Borrowed(_));
+    let kept = parts.uri.path_and_query().filter(|whole| plain && whole.as_str().starts_with('/'));
+    let (kept, path) = (kept.cloned(), path.into_owned());
     let query = parts.uri.query().map(str::to_owned);
-    let whole = query.as_ref().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
-    parts.uri = Uri::from(whole.parse::<PathAndQuery>().map_err(|_malformed| "path_character")?);
+    parts.uri = match kept {
+        Some(kept) => kept.into(),
+        None => rebuilt(&path, query.as_deref())?,
+    };
     strip_hop_by_hop(&mut parts.headers)?;
     join_cookies(&mut parts.headers)?;
-    for name in STEERING {
-        parts.headers.remove(name);
-    }
     Ok(Target { authority, path, query, token: None })
+}
+
+fn rebuilt(path: &str, query: Option<&str>) -> Result<Uri, &'static str> {
+    let whole = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    Ok(Uri::from(whole.parse::<PathAndQuery>().map_err(|_malformed| "path_character")?))
+}
+
+/// Removes every header whose name is unwanted. Most requests bear few of them, so what is there is looked at instead of looking
+/// for each that could be. `unwanted` must know few names only: each one found costs another pass.
+pub(super) fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
+        headers.remove(name);
+    }
 }
 
 /// HTTP/2 may split a cookie into lines, which are one value when put together (RFC 9113 §8.2.3): judged as the server reads it.
@@ -119,7 +137,7 @@ fn check_transfer_coding(headers: &HeaderMap) -> Result<(), &'static str> {
     if chunked && codings.next().is_none() { Ok(()) } else { Err("transfer_coding") }
 }
 
-/// An upgrade to WebSocket is the one hop-by-hop matter that is carried on.
+/// Also what steers. An upgrade to WebSocket is the one hop-by-hop matter that is carried on.
 fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), &'static str> {
     let websocket = is_websocket(headers);
     let named: Vec<HeaderName> = headers
@@ -136,9 +154,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), &'static str> {
         headers.remove(name);
     }
     let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_all(headers, |name| HOP_BY_HOP.contains(&name) || STEERING.contains(&name));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -160,11 +176,7 @@ pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Who called, for the application: what a client says of it is removed, ours is set where that is configured.
 pub(crate) fn identify(headers: &mut HeaderMap, peer: &PeerContext, xfcc: bool) {
-    // A CGI-style server takes either spelling for the other.
-    let aliases = headers.keys().filter(|name| name.as_str().replace('_', "-") == XFCC.as_str());
-    for name in aliases.cloned().collect::<Vec<_>>() {
-        headers.remove(name);
-    }
+    remove_all(headers, is_xfcc);
     if let (true, Some(uri), Some(by)) = (xfcc, peer.id(), peer.local.as_ref())
         && let Ok(value) = HeaderValue::try_from(format!("By={by};URI={uri}"))
     {
@@ -173,6 +185,12 @@ pub(crate) fn identify(headers: &mut HeaderMap, peer: &PeerContext, xfcc: bool) 
     if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
+}
+
+/// In either spelling: a CGI-style server takes one for the other.
+fn is_xfcc(name: &str) -> bool {
+    let alike = |(one, other): (u8, u8)| one == other || (one == b'_' && other == b'-');
+    name.len() == XFCC.as_str().len() && name.bytes().zip(XFCC.as_str().bytes()).all(alike)
 }
 
 /// Writes the authority where either version of HTTP looks for it: an absolute URI (`:authority`) and `Host`.
@@ -187,7 +205,9 @@ pub(crate) fn authority_for_upstream(parts: &mut Parts, authority: &str) -> Resu
     uri.scheme = Some(http::uri::Scheme::HTTP);
     uri.authority = Some(authority.parse().map_err(|_malformed| "host")?);
     parts.uri = Uri::from_parts(uri).map_err(|_malformed| "host")?;
-    parts.headers.insert(HOST, HeaderValue::try_from(authority).map_err(|_malformed| "host")?);
+    if !host::says_only(&parts.headers, authority) {
+        parts.headers.insert(HOST, HeaderValue::try_from(authority).map_err(|_malformed| "host")?);
+    }
     Ok(())
 }
 
@@ -214,9 +234,14 @@ pub(crate) fn request_id(headers: &mut HeaderMap) -> String {
 /// RFC 9562 §5.4.
 fn uuid_v4(random: u128) -> String {
     let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+    let mut id = String::with_capacity(36);
+    for (at, byte) in bits.to_be_bytes().into_iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            id.push('-');
+        }
+        id.extend([byte >> 4, byte & 0xf].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+    }
+    id
 }
 
 #[cfg(test)]

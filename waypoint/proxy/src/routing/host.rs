@@ -1,5 +1,8 @@
 //! Host names of routes, and the host of an authority.
 
+use http::HeaderMap;
+use http::header::HOST;
+
 /// A host name that a route is limited to (Gateway API `HTTPRoute.spec.hostnames`), in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HostPattern {
@@ -46,6 +49,12 @@ impl HostPattern {
             Self::Suffix(suffix) => (0, suffix.len() + 1),
         }
     }
+}
+
+/// Whether `Host` says exactly this, once.
+pub(crate) fn says_only(headers: &HeaderMap, authority: &str) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    hosts.next().is_some_and(|host| host == authority) && hosts.next().is_none()
 }
 
 /// Host and port of an authority. IPv6 keeps its brackets; what follows the last colon is a port only if it is digits.

@@ -29,8 +29,8 @@ pub(super) struct Outbound {
     begun: bool,
     /// `None` where nothing is to be kept, and once it is too much.
     kept: Option<Kept>,
-    wanted: Arc<AtomicBool>,
-    back: Option<oneshot::Sender<Body>>,
+    /// Where it goes back, unless nobody wants it any more.
+    back: Option<(oneshot::Sender<Body>, Arc<AtomicBool>)>,
 }
 
 /// What was taken of a body.
@@ -42,41 +42,51 @@ struct Kept {
 
 /// Where a lent body comes back.
 pub(super) struct Returned {
+    /// `None` when the attempt is done with it.
+    lent: Option<Lent>,
+}
+
+struct Lent {
     back: oneshot::Receiver<Body>,
     wanted: Arc<AtomicBool>,
-    let_go: bool,
 }
 
 /// Lends a body to an attempt. `keep`: so many bytes of what it takes are kept for another.
+///
+/// Of an empty body there is nothing to lend: who lends it has another.
 pub(super) fn lend(body: Body, keep: usize) -> (Outbound, Returned) {
+    if matches!(body, Body::Empty) {
+        return (Outbound { body: None, begun: false, kept: None, back: None }, Returned { lent: None });
+    }
     let (sender, back) = oneshot::channel();
     let wanted = Arc::new(AtomicBool::new(true));
     let kept = (keep > 0).then(|| Kept { data: VecDeque::new(), room: keep });
-    let returned = Returned { back, wanted: Arc::clone(&wanted), let_go: false };
-    (Outbound { body: Some(body), begun: false, kept, wanted, back: Some(sender) }, returned)
+    let lent = Lent { back, wanted: Arc::clone(&wanted) };
+    let back = Some((sender, wanted));
+    (Outbound { body: Some(body), begun: false, kept, back }, Returned { lent: Some(lent) })
 }
 
 impl Returned {
     /// The whole body, if it can be sent again. For attempts that ended, or that are to end.
     pub(super) async fn whole(&mut self) -> Option<Body> {
-        if self.let_go {
-            return None;
-        }
-        let body = timeout(LET_GO, &mut self.back).await.ok()?;
-        self.let_go = true;
+        let lent = self.lent.as_mut()?;
+        let body = timeout(LET_GO, &mut lent.back).await.ok()?;
+        self.lent = None;
         body.ok()
     }
 
     /// Nobody will ask for it: what was kept of it is freed.
     pub(super) fn forget(&mut self) {
-        self.wanted.store(false, Ordering::Relaxed);
+        if let Some(lent) = &self.lent {
+            lent.wanted.store(false, Ordering::Relaxed);
+        }
         self.is_let_go();
     }
 
     /// Whether the attempt is done with it.
     fn is_let_go(&mut self) -> bool {
-        self.let_go = self.let_go || !matches!(self.back.try_recv(), Err(TryRecvError::Empty));
-        self.let_go
+        self.lent.take_if(|lent| !matches!(lent.back.try_recv(), Err(TryRecvError::Empty)));
+        self.lent.is_none()
     }
 }
 
@@ -156,10 +166,10 @@ impl HttpBody for Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        let (Some(body), Some(back)) = (self.body.take(), self.back.take()) else { return };
+        let (Some(body), Some((back, wanted))) = (self.body.take(), self.back.take()) else { return };
         let whole = match self.kept.take() {
             _ if !self.begun => body,
-            Some(Kept { data, .. }) if self.wanted.load(Ordering::Relaxed) => {
+            Some(Kept { data, .. }) if wanted.load(Ordering::Relaxed) => {
                 Body::Stream(Box::pin(Replay { data, rest: body }))
             }
             _gone => return,

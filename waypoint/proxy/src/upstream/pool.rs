@@ -116,6 +116,15 @@ impl EndpointPool {
         }
     }
 
+    /// The same, without waiting: the one used last, if it can be used as it is. Else it stays where it is.
+    fn ready_http1(&self, own: Option<&SpiffeId>, host: &str) -> Option<Http1> {
+        let mut idle = self.http1();
+        let is_ready = |it: &mut Http1| it.line.fits(own, host) && it.sender.is_ready();
+        let found = idle.pop_if(is_ready)?;
+        found.line.take();
+        Some(found)
+    }
+
     /// The one used last of those whose server was checked to be this host.
     fn pop_http1(&self, host: &str) -> Option<Http1> {
         let mut idle = self.http1();
@@ -390,6 +399,12 @@ impl Connections {
         host: &str,
         reuse: bool,
     ) -> Result<Lease, ConnectError> {
+        if reuse
+            && version == Version::Http1
+            && let Some(lease) = self.lease_idle(endpoint, host)
+        {
+            return Ok(lease);
+        }
         let lease = async {
             match version {
                 Version::Http1 => self.lease_http1(endpoint, host, reuse).await,
@@ -397,6 +412,13 @@ impl Connections {
             }
         };
         timeout(endpoint.terms.connect_timeout, lease).await.map_err(|_| ConnectError::TimedOut)?
+    }
+
+    /// The usual case, without a timer: a connection that waits for its next request.
+    fn lease_idle(&self, endpoint: &Endpoint, host: &str) -> Option<Lease> {
+        let (pool, own) = (&endpoint.state.pool, self.dialer.own(endpoint));
+        let idle = pool.ready_http1(own.as_ref(), host)?;
+        Some(Lease::http1(idle, pool, true))
     }
 
     async fn lease_http1(&self, endpoint: &Endpoint, host: &str, reuse: bool) -> Result<Lease, ConnectError> {

@@ -22,6 +22,7 @@ use super::pool::{Fate, SendError};
 use super::retry;
 use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
 use crate::body::Body;
+use crate::routing::host;
 
 /// Attempts after the first.
 pub(super) const RETRIES: usize = 2;
@@ -277,7 +278,7 @@ impl Message {
     /// The host that it asks for; the service's where it asks for none.
     fn host(&self) -> &str {
         let named = || self.head.headers.get(HOST)?.to_str().ok();
-        let of_header = || named().map(|host| crate::routing::host::split_authority(host).0);
+        let of_header = || named().map(|host| host::split_authority(host).0);
         let host = self.head.uri.host().or_else(of_header);
         host.unwrap_or(&self.service)
     }
@@ -326,7 +327,9 @@ fn copy(body: &Body, max: usize) -> Option<Body> {
 /// Origin form, with the authority in `host` (RFC 9112 §3.2.1). CONNECT keeps its authority form.
 fn to_http1(head: &mut Parts) -> Result<(), http::Error> {
     head.version = HttpVersion::HTTP_11;
-    if let Some(authority) = head.uri.authority() {
+    if let Some(authority) = head.uri.authority()
+        && !host::says_only(&head.headers, authority.as_str())
+    {
         head.headers.insert(HOST, authority.as_str().try_into()?);
     }
     if head.method != Method::CONNECT {
