@@ -108,6 +108,16 @@ impl Portcullis {
         Ok(this)
     }
 
+    /// Starts the binary with an access log that nobody reads, and waits until it is ready.
+    pub async fn start_unread(run: &Run) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(&run.args);
+        let process = Process::start_unread("portcullis", command)?;
+        let mut this = Self { process, listeners: BTreeMap::new() };
+        this.ready().await?;
+        Ok(this)
+    }
+
     /// Waits for the event `ready`, and learns the bound addresses from the events before it.
     pub async fn ready(&mut self) -> Result<()> {
         self.told("ready", |line| line.get("event") == Some(&"ready".into())).await?;

@@ -54,6 +54,21 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, readers, stdout, stderr })
     }
 
+    /// The same with a standard output that is open and that nobody reads.
+    pub fn start_unread(name: &str, mut command: Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {name}: {command:?}"))?;
+        let stderr = Lines::default();
+        let output = child.stderr.take().context("standard error is piped")?;
+        let readers = vec![tokio::spawn(stderr.clone().collect(format!("{name} err"), output))];
+        Ok(Self { name: name.to_owned(), child, readers, stdout: Lines::default(), stderr })
+    }
+
     /// Sends a signal by its name (`TERM`, `INT`, `HUP`).
     pub async fn signal(&self, signal: &str) -> Result<()> {
         let pid = self.child.id().with_context(|| format!("{} has ended", self.name))?;

@@ -24,5 +24,6 @@ mod services;
 mod stage;
 mod telemetry;
 mod tools;
+mod traces;
 mod traffic;
 mod waypoint;
