@@ -298,6 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_on_is_path_and_query_however_they_came() {
+        let rows = [
+            ("/x?q=1", "/x?q=1"),
+            ("/x?", "/x?"),
+            ("/a/../x?q=1", "/x?q=1"),
+            ("http://a/x?q=1", "/x?q=1"),
+            ("http://a?q=1", "/?q=1"),
+            ("http://a", "/"),
+        ];
+        for (uri, want) in rows {
+            let mut parts = parts(http::Request::get(uri).header(HOST, "a"));
+            let target = prepare(&mut parts, PathNormalization::Base).unwrap();
+            assert_eq!(parts.uri.to_string(), want, "{uri}");
+            assert_eq!((parts.uri.path(), parts.uri.query()), (&*target.path, target.query.as_deref()));
+        }
+    }
+
+    #[test]
     fn a_caller_does_not_steer_retries() {
         let request = STEERING
             .iter()

@@ -288,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_an_empty_body_is_waited_for() {
+        let (lent, mut returned) = lend(Body::Empty, 0);
+        assert!(lent.is_end_stream() && lent.size_hint().exact() == Some(0));
+        assert!(returned.is_let_go());
+    }
+
+    #[test]
     fn an_attempt_is_done_with_a_body_when_it_dropped_it() {
         let (lent, mut returned) = lend(Body::full("abc"), 0);
         assert!(!returned.is_let_go());
