@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
+use tokio::time::Instant;
 
 /// No peer can send this limit (it has 32 bits), so its absence tells that the peer's SETTINGS have arrived.
 const LIMIT_UNKNOWN: usize = usize::MAX - 1;
@@ -40,7 +41,7 @@ pub(crate) async fn connect_counted<IO: Io>(
     let (h2, connection) = tokio::time::timeout(settings.handshake_timeout, handshake)
         .await
         .map_err(|_| ConnectionError::Timeout)??;
-    let sender = Sender { h2, load: Load::new(total), send_buffer: settings.send_buffer };
+    let sender = Sender { h2, load: Load::new(total), send_buffer: settings.send_buffer, leaves_at: None };
     Ok((sender, Driver::new(connection, settings)))
 }
 
@@ -96,6 +97,8 @@ pub struct Sender {
     h2: SendRequest<Chunk>,
     load: Arc<Load>,
     send_buffer: usize,
+    /// `None`: never by itself.
+    leaves_at: Option<Instant>,
 }
 
 /// Why one attempt on one connection opened nothing.
@@ -132,9 +135,17 @@ impl Sender {
         self.h2.current_max_send_streams()
     }
 
-    /// Whether new streams can still be opened: neither closed nor told to go away.
+    /// The same for a connection that takes no new streams from then on.
+    pub(crate) fn leaving_at(self, leaves_at: Option<Instant>) -> Self {
+        Self { leaves_at, ..self }
+    }
+
+    /// Whether new streams can still be opened: neither closed nor told to go away, nor about to leave.
     #[must_use]
     pub fn is_open(&self) -> bool {
+        if self.leaves_at.is_some_and(|at| at <= Instant::now()) {
+            return false;
+        }
         let mut handle = self.h2.clone();
         !matches!(handle.poll_ready(&mut Context::from_waker(std::task::Waker::noop())), Poll::Ready(Err(_)))
     }
@@ -162,7 +173,8 @@ impl Sender {
         if head.status != StatusCode::OK {
             return Err(Refused::Failed(OpenError::Status(head.status)));
         }
-        Ok(Tunnel::new(head.headers, recv, send, Shared::new(slot), self.send_buffer))
+        let tunnel = Tunnel::new(head.headers, recv, send, Shared::new(slot), self.send_buffer);
+        Ok(tunnel.leaving_at(self.leaves_at))
     }
 }
 

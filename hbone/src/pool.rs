@@ -33,6 +33,13 @@ pub trait Connector<K>: Send + Sync + 'static {
 
     /// Connects and authenticates the endpoint. Must be safe to drop: a dial that nobody waits for any more is.
     fn connect(&self, key: &K) -> impl Future<Output = Result<Self::Io, Self::Error>> + Send;
+
+    /// When a connection should carry no new streams any more, and what runs on its streams should leave; `None`: whenever it
+    /// likes. For peers whose authentication ends.
+    fn leaves_at(&self, io: &Self::Io) -> Option<Instant> {
+        let _ = io;
+        None
+    }
 }
 
 /// What makes two tunnels interchangeable. Name in it all that was authenticated: own identity, destination identity, workload; an
@@ -67,8 +74,8 @@ impl Default for PoolSettings {
 
 /// Client connections by key.
 ///
-/// Per key there is one dial at a time, and all who wait share its outcome. A connection that is closed, was told to go away or refused
-/// a stream gets no new streams; those it carries go on. Dropping the pool closes everything.
+/// Per key there is one dial at a time, and all who wait share its outcome. A connection that is closed, was told to go away, refused
+/// a stream or [leaves](Connector::leaves_at) gets no new streams; those it carries go on. Dropping the pool closes everything.
 pub struct Pool<K, C> {
     shared: Arc<Shared<K, C>>,
     tasks: Mutex<JoinSet<()>>,
@@ -298,9 +305,11 @@ impl<K: Key, C: Connector<K>> Shared<K, C> {
     async fn connect(&self, key: &K) -> Result<(Sender, Driver<C::Io>), DialError> {
         let dial = async {
             let io = self.connector.connect(key).await.map_err(|error| DialError::Failed(Arc::new(error)))?;
-            connect_counted(io, &self.settings.http2, Arc::clone(&self.streams))
+            let leaves_at = self.connector.leaves_at(&io);
+            let (sender, driver) = connect_counted(io, &self.settings.http2, Arc::clone(&self.streams))
                 .await
-                .map_err(|error| DialError::Failed(Arc::new(error)))
+                .map_err(|error| DialError::Failed(Arc::new(error)))?;
+            Ok((sender.leaving_at(leaves_at), driver))
         };
         tokio::time::timeout(self.settings.open_timeout, dial).await.unwrap_or(Err(DialError::Timeout))
     }

@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// What an abandoned stream is reset with. Not CANCEL: ztunnel takes that for the end of the bytes.
 const ABANDONED: Reset = Reset::InternalError;
@@ -29,6 +30,7 @@ pub struct Tunnel {
     headers: HeaderMap,
     reader: TunnelReader,
     writer: TunnelWriter,
+    leaves_at: Option<Instant>,
 }
 
 impl Tunnel {
@@ -50,7 +52,20 @@ impl Tunnel {
                 _shared: Arc::clone(&shared),
             },
             writer: TunnelWriter { send, shared, send_buffer, state: Sending::Open },
+            leaves_at: None,
         }
+    }
+
+    /// The same on a connection that leaves then.
+    pub(crate) fn leaving_at(self, leaves_at: Option<Instant>) -> Self {
+        Self { leaves_at, ..self }
+    }
+
+    /// When nothing new should begin on this stream any more, since its connection is to end
+    /// ([`Connector::leaves_at`](crate::Connector::leaves_at)).
+    #[must_use]
+    pub fn leaves_at(&self) -> Option<Instant> {
+        self.leaves_at
     }
 
     /// Resets both directions; bytes still queued are thrown away.

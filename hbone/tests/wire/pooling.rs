@@ -5,11 +5,12 @@ use hbone::{Connector, OpenError, Pool, PoolSettings, Reset, StreamError, Tunnel
 use http::{HeaderMap, Response};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Gives the far ends of its pipes to the test.
 struct Pipes {
@@ -23,6 +24,8 @@ struct Counts {
     given_up: AtomicUsize,
     hangs: AtomicBool,
     fails: AtomicBool,
+    /// How many seconds a connection may take new streams; 0: for ever.
+    seconds: AtomicU64,
 }
 
 struct GivenUp<'a>(&'a AtomicUsize);
@@ -50,6 +53,11 @@ impl Connector<&'static str> for Pipes {
         let (near, far) = pipe();
         self.far.send(far).await.map_err(io::Error::other)?;
         Ok(near)
+    }
+
+    fn leaves_at(&self, _: &DuplexStream) -> Option<Instant> {
+        let seconds = Some(self.counts.seconds.load(Ordering::SeqCst)).filter(|seconds| *seconds > 0)?;
+        Some(Instant::now() + Duration::from_secs(seconds))
     }
 }
 
@@ -448,6 +456,31 @@ async fn keys_no_longer_wanted_get_no_new_streams_and_running_ones_go_on() {
     assert!(matches!(soon(first.ended).await.unwrap(), Ok(())));
     settle().await;
     assert_eq!(fixture.pool.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_leaves_keeps_its_streams_and_gets_no_more() {
+    let mut fixture = Fixture::new();
+    fixture.counts.seconds.store(60, Ordering::SeqCst);
+    let opening = fixture.open();
+    let mut first = fixture.server().await;
+    let mut far = first.accept().await;
+    let mut tunnel = opened(opening).await;
+    let leaves_at = tunnel.leaves_at().unwrap();
+    assert!(leaves_at <= Instant::now() + Duration::from_secs(60));
+    tokio::time::sleep_until(leaves_at - Duration::from_millis(1)).await;
+    let opening = fixture.open();
+    let _far = first.accept().await;
+    let _tunnel = opened(opening).await;
+    tokio::time::sleep_until(leaves_at).await;
+    let opening = fixture.open();
+    let mut second = fixture.server().await;
+    let _far = second.accept().await;
+    let another = opened(opening).await;
+    assert!(another.leaves_at() > Some(leaves_at));
+    tunnel.write_all(b"x").await.unwrap();
+    assert_eq!(soon(far.read_u8()).await.unwrap(), b'x');
+    assert_eq!((fixture.dials(), fixture.pool.connections()), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,7 +59,7 @@ impl App {
         let _ = (&mut self.task).await;
     }
 
-    /// Requests whose answer has not begun.
+    /// Requests whose answer has not begun, and calls of both ways that have not ended.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed)
@@ -75,10 +75,7 @@ impl Drop for App {
 async fn serve(tcp: TcpStream, sessions: Sessions, unanswered: Arc<AtomicUsize>) {
     let service = service_fn(move |request| {
         let (sessions, unanswered) = (sessions.clone(), unanswered.clone());
-        async move {
-            let _counted = Unanswered::one(unanswered);
-            respond(request, &sessions).await
-        }
+        async move { respond(request, &sessions, Unanswered::one(unanswered)).await }
     });
     // A socket that fails shows at its other end.
     let _ = tcp.set_nodelay(true);
@@ -101,9 +98,13 @@ impl Drop for Unanswered {
     }
 }
 
-async fn respond(request: Request<Incoming>, sessions: &Sessions) -> Result<Response<Body>, hyper::Error> {
+async fn respond(
+    request: Request<Incoming>,
+    sessions: &Sessions,
+    counted: Unanswered,
+) -> Result<Response<Body>, hyper::Error> {
     if request.uri().path() == "/echo.Echo/Both" {
-        return Ok(both(request.into_body()));
+        return Ok(both(request.into_body(), counted));
     }
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
@@ -148,7 +149,7 @@ fn grpc(message: Bytes) -> Response<Body> {
 }
 
 /// Each message back as it comes, and the status when the last has come.
-fn both(messages: Incoming) -> Response<Body> {
+fn both(messages: Incoming, counted: Unanswered) -> Response<Body> {
     // Who breaks a call off gets no more of it, so nobody takes this end for a clean one.
     let frames = BodyStream::new(messages).take_while(|frame| std::future::ready(frame.is_ok()));
     let data = frames.filter_map(|frame| {
@@ -156,7 +157,10 @@ fn both(messages: Incoming) -> Response<Body> {
         let data = frame.ok().and_then(|frame| frame.into_data().ok()).filter(|data| !data.is_empty());
         std::future::ready(data.map(|data| Ok::<_, Infallible>(Frame::data(data))))
     });
-    let end = futures_util::stream::once(async { Ok(Frame::trailers(ok())) });
+    let end = futures_util::stream::once(async move {
+        drop(counted);
+        Ok(Frame::trailers(ok()))
+    });
     as_grpc(StreamBody::new(data.chain(end)).boxed_unsync())
 }
 

@@ -2,11 +2,13 @@
 //! is `app` once more for streams that must not end when a pod of `app` does.
 
 use super::{App, HIDDEN_TOOL, Sessions};
+use crate::ca::Request;
 use crate::manifests::Port;
-use crate::mesh::{Pod, Service, Setup};
+use crate::mesh::{NAMESPACE, Pod, Service, Setup};
 use crate::portcullis::Run;
 use crate::upstream::Echo;
-use anyhow::Result;
+use crate::ztunnel::Outbound;
+use anyhow::{Context as _, Result};
 
 /// Port of `app`.
 pub const HTTP: u16 = 80;
@@ -17,8 +19,10 @@ pub const GRPC: u16 = 82;
 /// Port of `app`.
 pub const TCP: u16 = 83;
 
-/// Port of `steady`.
+/// Ports of `steady`: HTTP and opaque.
 pub const STEADY: u16 = 84;
+/// See [`STEADY`].
+pub const STEADY_TCP: u16 = 85;
 
 /// Ports of the pods.
 const APP: u16 = 8080;
@@ -85,13 +89,29 @@ impl Site {
             [port("http", HTTP, "http", APP), port("grpc", GRPC, "grpc", APP), port("tcp", TCP, "tcp", ECHO)];
         let app = setup.service("app", &ports)?;
         let tools = setup.service("tools", &[port("mcp", MCP, "http", APP)])?;
-        let steady = setup.service("steady", &[port("http", STEADY, "http", APP)])?;
+        let steady = setup
+            .service("steady", &[port("http", STEADY, "http", APP), port("tcp", STEADY_TCP, "tcp", ECHO)])?;
         let rule = format!(
             "- to: [{{operation: {{paths: [/mcp]}}}}]
   when: [{{key: \"experimental.envoy.filters.http.mcp[tool]\", values: [{HIDDEN_TOOL}]}}]"
         );
         setup.policy("not-the-vault", "tools", "DENY", &rule)?;
         Ok(Self { setup, sessions, pods, app, tools, steady })
+    }
+
+    /// New certificates with this life: one for the waypoint, on disk; one for each pod but those of `steady`; one for the source
+    /// behind `ztunnel`. What is open keeps the one before.
+    pub fn renew(&self, ztunnel: &Outbound, life: time::Duration) -> Result<()> {
+        let ca = &self.setup.ca;
+        let issue = |id: &str| ca.issue(&Request::workload(id).ending_in(life));
+        let folder = self.setup.svid.key.parent().context("files lie in a folder")?;
+        let waypoint = ca.id(NAMESPACE, "waypoint");
+        issue(&waypoint)?.write_to(folder, ca.bundle_pem())?;
+        for replica in self.pods.iter().filter(|replica| replica.service != "steady") {
+            let inbound = replica.pod.ztunnel.as_ref().context("a pod of the mesh")?;
+            inbound.renew(&issue(&replica.pod.id)?, ca.bundle_pem())?;
+        }
+        ztunnel.renew(ca.bundle_pem(), &issue(&ca.id("agents", "bot"))?, &waypoint)
     }
 
     /// How a waypoint is started that shares its sessions with others, with these settings (YAML).
@@ -107,7 +127,7 @@ impl Site {
     pub fn at(&self, port: u16) -> String {
         let service = match port {
             MCP => &self.tools,
-            STEADY => &self.steady,
+            STEADY | STEADY_TCP => &self.steady,
             _ => &self.app,
         };
         service.authority(port)

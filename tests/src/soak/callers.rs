@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use hyper::body::Frame;
 use serde_json::Value;
-use std::sync::Arc;
 
 /// Asks for what a policy denies.
 pub(super) struct Denied(pub(super) Kept);
@@ -96,22 +95,6 @@ impl Aborting {
         ensure!(response.status() == 200, "{}", response.status());
         let mut events = Events::of(response);
         events.next().await?.context("an event").map(drop)
-    }
-}
-
-/// New tunnels, each with a certificate of its own that lives for seconds.
-pub(super) struct NewTunnels(pub(super) Arc<dyn Fn() -> Result<Outbound> + Send + Sync>, pub(super) String);
-
-impl Caller for NewTunnels {
-    async fn ask(&mut self) -> Result<()> {
-        let way = Way::pooled(&(self.0)()?, &self.1);
-        let mut client = Kept::new(&way);
-        for _ in 0..3 {
-            let request = Request::post("/posted").header("host", "app").body(full("three times"))?;
-            let reply = client.exchange(request).await?;
-            ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 //! What changes all the time: policies, Services, certificates, endpoints.
 
-use crate::ca::{Ca, Request};
 use crate::http::{Client, empty};
 use crate::load::HIDDEN_TOOL;
 use crate::load::site::Site;
@@ -8,25 +7,23 @@ use crate::manifests::{self, Port};
 use crate::mesh::NAMESPACE;
 use crate::portcullis::{Metrics, Portcullis};
 use crate::wait;
+use crate::ztunnel::{Inbound, Outbound};
 use anyhow::{Context as _, Result};
 use http::Method;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// A change of the configuration each second.
+/// A change of the configuration, and new certificates, each second.
 const CHANGE: Duration = Duration::from_secs(1);
 
-/// Changes between two certificates of the waypoint, and between two restarts of an endpoint's application.
-const CERTIFICATE: u64 = 2;
+/// Changes between two restarts of an endpoint's application.
 const RESTART: u64 = 5;
 
-/// How long a certificate of the waypoint lives.
-const LIFE: time::Duration = time::Duration::seconds(5);
+/// How long certificates live: of the waypoint, of endpoints, of the source behind most callers.
+pub(super) const LIFE: time::Duration = time::Duration::seconds(5);
 
 /// Services besides those that are asked.
 const MORE_SERVICES: u64 = 20;
@@ -36,7 +33,7 @@ const MORE_SERVICES: u64 = 20;
 pub(super) struct Churned {
     /// Policies and Services rewritten.
     pub configurations: u64,
-    /// Certificates of the waypoint.
+    /// Times that all certificates were renewed.
     pub certificates: u64,
     /// Applications of endpoints ended and started anew.
     pub restarts: u64,
@@ -45,18 +42,19 @@ pub(super) struct Churned {
 /// Who changes it.
 pub(super) struct Churn {
     site: Site,
-    ca: Arc<Ca>,
+    /// The source whose certificate is renewed.
+    renewed: Outbound,
     metrics: SocketAddr,
-    certificates: PathBuf,
     /// So far.
     pub(super) done: Churned,
 }
 
 impl Churn {
-    pub(super) fn new(site: Site, portcullis: &Portcullis) -> Result<Self> {
-        let certificates = site.setup.svid.key.parent().context("files lie in a folder")?.to_owned();
-        let ca = site.setup.ca.clone();
-        Ok(Self { site, ca, metrics: portcullis.address("metrics")?, certificates, done: Churned::default() })
+    pub(super) fn new(site: Site, renewed: Outbound, portcullis: &Portcullis) -> Result<Self> {
+        for replica in &site.pods {
+            replica.pod.ztunnel.iter().for_each(Inbound::forget);
+        }
+        Ok(Self { site, renewed, metrics: portcullis.address("metrics")?, done: Churned::default() })
     }
 
     /// Changes until then.
@@ -71,9 +69,8 @@ impl Churn {
             policies(&self.site, turn)?;
             self.services(turn)?;
             self.done.configurations += 1;
-            if turn.is_multiple_of(CERTIFICATE) {
-                self.certificate()?;
-            }
+            self.site.renew(&self.renewed, LIFE)?;
+            self.done.certificates += 1;
             if turn % RESTART == RESTART - 1 {
                 self.restart().await?;
             }
@@ -94,14 +91,6 @@ impl Churn {
         let address = Ipv4Addr::new(10, 96, 1, number);
         let service = manifests::service(NAMESPACE, &name, address, &ports);
         manifests.write(&format!("service-{name}"), &[service])
-    }
-
-    /// A new certificate, as an agent writes one. Its key is new too.
-    fn certificate(&mut self) -> Result<()> {
-        let request = Request::workload(&self.ca.id(NAMESPACE, "waypoint")).ending_in(LIFE);
-        self.ca.issue(&request)?.write_to(&self.certificates, self.ca.bundle_pem())?;
-        self.done.certificates += 1;
-        Ok(())
     }
 
     /// A pod of `app` leaves, its application starts anew, and it comes back, as in a rollout.

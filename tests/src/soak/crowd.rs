@@ -1,8 +1,7 @@
 //! All callers of a soak. One that fails is counted, and asks on.
 
-use super::callers::{Aborting, Denied, DeniedStream, DeniedTool, NewSessions, NewTunnels};
-use crate::ca::{Ca, Request, Svid};
-use crate::load::site::{GRPC, HTTP, MCP, STEADY, Site, TCP};
+use super::callers::{Aborting, Denied, DeniedStream, DeniedTool, NewSessions};
+use crate::load::site::{GRPC, HTTP, MCP, STEADY, STEADY_TCP, Site, TCP};
 use crate::load::{
     Both, Caller, Calls, Echoed, Fresh, FreshBytes, Grpc, Kept, Listens, Lists, Posted, Ticks, Way,
     initialize,
@@ -28,9 +27,6 @@ const SLOW_PACE: Duration = Duration::from_millis(250);
 /// Failures that are told with their cause.
 const TOLD: usize = 20;
 
-/// How long a client's certificate lives where each tunnel has its own.
-const LIFE: time::Duration = time::Duration::seconds(5);
-
 /// What became of a caller's questions.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Answers {
@@ -55,16 +51,15 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// Sends them all to the waypoint.
-    pub(super) async fn start(site: &Site, portcullis: &Portcullis) -> Result<Self> {
+    /// Sends them all to the waypoint. Returns the source of most of them too, whose certificate is to be renewed.
+    pub(super) async fn start(site: &Site, portcullis: &Portcullis) -> Result<(Self, Outbound)> {
         let ca = site.setup.ca.clone();
         let hbone = portcullis.address("hbone")?;
         let waypoint = ca.id(NAMESPACE, "waypoint");
-        let outbound = |svid: &Svid| Outbound::new(&ca, svid, hbone, &waypoint);
-        let (bot, other) =
-            (outbound(&ca.svid(&ca.id("agents", "bot"))?)?, ca.svid(&ca.id("agents", "stranger"))?);
-        let stranger = outbound(&other)?;
-        let way = |port| Way::pooled(&bot, &site.at(port));
+        let source = |name| Outbound::new(&ca, &ca.svid(&ca.id("agents", name))?, hbone, &waypoint);
+        let (renewed, lasting, stranger) = (source("bot")?, source("bot")?, source("stranger")?);
+        let way = |port| Way::pooled(&renewed, &site.at(port));
+        let held = |port| Way::pooled(&lasting, &site.at(port));
         let session = initialize(&way(MCP)).await?;
         let mut crowd = Self::empty();
         crowd.add("http/1.1 kept", PACE, Kept::new(&way(HTTP)));
@@ -77,16 +72,14 @@ impl Crowd {
         crowd.add("mcp events", PACE, Listens::new(&way(MCP), &session));
         crowd.add("mcp sessions", SLOW_PACE, NewSessions(way(MCP)));
         crowd.add("mcp denied", PACE, DeniedTool { client: Kept::new(&way(MCP)), session });
-        crowd.add("events", PACE, Ticks::open(&way(STEADY)).await?);
-        crowd.add("bytes", PACE, Echoed::open(&way(TCP)).await?);
+        crowd.add("events", PACE, Ticks::open(&held(STEADY)).await?);
+        crowd.add("bytes", PACE, Echoed::open(&held(STEADY_TCP)).await?);
         crowd.add("bytes new", PACE, FreshBytes(way(TCP)));
         crowd.add("denied", PACE, Denied(Kept::new(&way(HTTP))));
         crowd.add("denied stream", PACE, DeniedStream { ztunnel: stranger, authority: site.at(TCP) });
         crowd.add("aborting", PACE, Aborting { way: way(STEADY), turn: 0 });
-        let authority = site.at(HTTP);
-        let fresh = move || short_lived(&ca).and_then(|svid| Outbound::new(&ca, &svid, hbone, &waypoint));
-        crowd.add("new tunnels", SLOW_PACE, NewTunnels(Arc::new(fresh), authority));
-        Ok(crowd)
+        crowd.add("new tunnels", SLOW_PACE, Fresh(Way::anew(&renewed, &site.at(HTTP))));
+        Ok((crowd, renewed))
     }
 
     fn empty() -> Self {
@@ -137,8 +130,4 @@ impl Crowd {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (self.answers(), failures)
     }
-}
-
-fn short_lived(ca: &Ca) -> Result<Svid> {
-    ca.issue(&Request::workload(&ca.id("agents", "bot")).ending_in(LIFE))
 }

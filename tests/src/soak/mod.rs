@@ -31,9 +31,9 @@ pub async fn run(duration: Duration) -> Result<Report> {
     let site = Site::new().await?;
     churn::policies(&site, 0)?;
     let mut portcullis = Portcullis::start_silent(&site.run(SETTINGS)?).await.context("the waypoint")?;
-    let crowd = Crowd::start(&site, &portcullis).await?;
+    let (crowd, renewed) = Crowd::start(&site, &portcullis).await?;
     let mut watch = Watch::new(&portcullis)?;
-    let mut churn = Churn::new(site, &portcullis)?;
+    let mut churn = Churn::new(site, renewed, &portcullis)?;
     let end = Instant::now() + duration;
     tokio::try_join!(churn.run_until(end), watch.look_until(end, &portcullis, &crowd))?;
     let callers = crowd.end().await;

@@ -9,6 +9,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -56,7 +57,10 @@ pub struct Inbound {
 }
 
 struct Shared {
+    /// What connections are accepted with from now on.
     acceptor: Mutex<TlsAcceptor>,
+    /// Whether CONNECTs are kept to be told.
+    forgets: AtomicBool,
     seen: Mutex<Vec<SeenConnect>>,
     failed_handshakes: Mutex<Vec<String>>,
     answer: Mutex<Answer>,
@@ -65,6 +69,23 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(acceptor: TlsAcceptor) -> Self {
+        Self {
+            acceptor: Mutex::new(acceptor),
+            forgets: AtomicBool::new(false),
+            seen: Mutex::default(),
+            failed_handshakes: Mutex::default(),
+            answer: Mutex::default(),
+            goaway: watch::Sender::default(),
+        }
+    }
+
+    fn saw(&self, connect: &SeenConnect) {
+        if !self.forgets.load(Ordering::Relaxed) {
+            lock(&self.seen).push(connect.clone());
+        }
+    }
+
     fn next_answer(&self) -> Answer {
         let mut answer = lock(&self.answer);
         let next = if matches!(*answer, Answer::ResetFirst(_)) { Answer::Carry } else { *answer };
@@ -82,23 +103,22 @@ impl Inbound {
 
     /// The same on a listener of the pod, trusting `roots` (PEM).
     pub fn on(listener: TcpListener, identity: &Svid, roots: &str) -> Result<Self> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(identity, roots)?));
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            acceptor: Mutex::new(acceptor),
-            seen: Mutex::default(),
-            failed_handshakes: Mutex::default(),
-            answer: Mutex::default(),
-            goaway: watch::Sender::default(),
-        });
+        let shared = Arc::new(Shared::new(acceptor(identity, roots)?));
         let task = tokio::spawn(accept_all(listener, shared.clone()));
         Ok(Self { address, shared, task: task.abort_handle() })
     }
 
-    /// Takes another certificate and other roots: new connections are made with them.
+    /// Accepts with this identity from now on; what is open stays.
     pub fn renew(&self, identity: &Svid, roots: &str) -> Result<()> {
-        *lock(&self.shared.acceptor) = TlsAcceptor::from(Arc::new(tls::server_config(identity, roots)?));
+        *lock(&self.shared.acceptor) = acceptor(identity, roots)?;
         Ok(())
+    }
+
+    /// Keeps no CONNECTs from now on, for runs of hours.
+    pub fn forget(&self) {
+        self.shared.forgets.store(true, Ordering::Relaxed);
+        lock(&self.shared.seen).clear();
     }
 
     /// Decides what happens to the CONNECTs from now on.
@@ -138,12 +158,17 @@ impl Drop for Inbound {
     }
 }
 
+fn acceptor(identity: &Svid, roots: &str) -> Result<TlsAcceptor> {
+    Ok(TlsAcceptor::from(Arc::new(tls::server_config(identity, roots)?)))
+}
+
 /// Owns all connections, so that dropping the ztunnel closes them.
 async fn accept_all(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     for connection in 0.. {
         let Ok((tcp, _)) = listener.accept().await else { return };
         let (acceptor, shared) = (lock(&shared.acceptor).clone(), shared.clone());
+        while connections.try_join_next().is_some() {}
         connections.spawn(async move {
             if let Err(error) = serve(tcp, acceptor, connection, &shared).await {
                 lock(&shared.failed_handshakes).push(format!("{error:#}"));
@@ -175,7 +200,8 @@ async fn serve(tcp: TcpStream, acceptor: TlsAcceptor, connection: usize, shared:
             accepted = http.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return Ok(()) };
                 let seen = note(&request, &peer, &serial, connection);
-                lock(&shared.seen).push(seen.clone());
+                shared.saw(&seen);
+                while streams.try_join_next().is_some() {}
                 streams.spawn(handle(request, respond, seen, pod, shared.next_answer()));
             }
             Ok(()) = goaway.changed() => http.graceful_shutdown(),

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 /// A source pod's ztunnel: one identity, one waypoint. Like ztunnel it keeps one connection and opens streams on it.
 #[derive(Clone)]
 pub struct Outbound {
-    tls: TlsConnector,
+    tls: Arc<StdMutex<TlsConnector>>,
     waypoint: SocketAddr,
     /// The address that it dials from, if it has its own.
     source: Option<Ipv4Addr>,
@@ -44,8 +44,15 @@ impl Outbound {
     /// The same with TLS as `config` says.
     #[must_use]
     pub fn speaking(config: ClientConfig, waypoint: SocketAddr) -> Self {
-        let tls = TlsConnector::from(Arc::new(config));
+        let tls = Arc::new(StdMutex::new(TlsConnector::from(Arc::new(config))));
         Self { tls, waypoint, source: None, network: None, pooled: Arc::default() }
+    }
+
+    /// Dials with this identity from now on, as ztunnel does when its certificate was renewed; what is open stays. Clones renew too.
+    pub fn renew(&self, roots: &str, identity: &Svid, expect: &str) -> Result<()> {
+        let renewed = TlsConnector::from(Arc::new(tls::client_config(identity, roots, expect)?));
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
     }
 
     /// The same, dialling from a pod's network, and forwarding from its loopback.
@@ -79,7 +86,8 @@ impl Outbound {
             socket.connect(self.waypoint).await.with_context(|| format!("dialling {}", self.waypoint))?;
         tcp.set_nodelay(true)?;
         let name = ServerName::IpAddress(self.waypoint.ip().into());
-        let tls = self.tls.connect(name, tcp).await.context("TLS with the waypoint")?;
+        let connector = self.tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tls = connector.connect(name, tcp).await.context("TLS with the waypoint")?;
         let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let serial = leaf.map(|leaf| tls::serial(leaf)).context("a certificate")?.into();
         let (send, driver) = h2::client::Builder::new()

@@ -8,6 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use certs::{MeshTls, PeerCertificate};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// A connection takes nothing new in the last part of its peer's certificate: this part of what was left of its life when the
+/// connection was made, but no more than this long. What runs then has so long to finish, and whoever renewed comes again.
+const LAST_PART: u32 = 5;
+const LAST_LONGEST: Duration = Duration::from_secs(300);
 
 /// Sees whether an open connection's peer is still one that would be let in.
 pub(crate) struct PeerWatch {
@@ -20,6 +26,15 @@ impl PeerWatch {
         Self { tls: tls.clone(), certificate }
     }
 
+    /// When the connection should take nothing new any more, and how long what runs then has.
+    pub(crate) fn last_part(&self) -> (Instant, Duration) {
+        last_part(Instant::now(), self.left())
+    }
+
+    fn left(&self) -> Duration {
+        self.certificate.not_after().duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
     /// Waits until the certificate is expired or revoked; says which. Cancel safe.
     pub(crate) async fn unwelcome(&self, recheck: Duration) -> &'static str {
         let mut revocations = self.tls.revocations();
@@ -27,7 +42,7 @@ impl PeerWatch {
             if let Err(error) = self.tls.recheck(&self.certificate) {
                 return error.reason();
             }
-            let left = self.certificate.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+            let left = self.left();
             // The wall clock may be stepped, so a far expiry is looked at again from time to time.
             let nap = tokio::time::sleep(left.clamp(recheck, Duration::from_secs(30)));
             tokio::select! {
@@ -38,16 +53,31 @@ impl PeerWatch {
     }
 }
 
+fn last_part(now: Instant, left: Duration) -> (Instant, Duration) {
+    let last = (left / LAST_PART).min(LAST_LONGEST);
+    // Beyond what the clock can tell is never.
+    let begins = now.checked_add(left.saturating_sub(last)).unwrap_or(now + LAST_LONGEST * 1000);
+    (begins, last)
+}
+
 /// A connection that breaks off once its peer is no longer welcome; for connections that a pool drives.
 pub(crate) struct Welcome<IO> {
     io: IO,
+    /// When it should carry nothing new any more.
+    leaves_at: Instant,
     over: Pin<Box<dyn Future<Output = &'static str> + Send>>,
     refused: bool,
 }
 
 impl<IO> Welcome<IO> {
     pub(crate) fn new(io: IO, watch: PeerWatch, recheck: Duration) -> Self {
-        Self { io, over: Box::pin(async move { watch.unwelcome(recheck).await }), refused: false }
+        let (leaves_at, _last) = watch.last_part();
+        Self { io, leaves_at, over: Box::pin(async move { watch.unwelcome(recheck).await }), refused: false }
+    }
+
+    /// When it should carry nothing new any more: its peer's certificate is about to end.
+    pub(crate) fn leaves_at(&self) -> Instant {
+        self.leaves_at
     }
 }
 
@@ -90,5 +120,21 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Welcome<IO> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_part_is_a_fifth_and_five_minutes_at_most() {
+        let now = Instant::now();
+        let rows = [(5, 4, 1), (600, 480, 120), (86_400, 86_100, 300), (0, 0, 0)];
+        for (left, begins, last) in rows {
+            let expected = (now + Duration::from_secs(begins), Duration::from_secs(last));
+            assert_eq!(last_part(now, Duration::from_secs(left)), expected, "{left}");
+        }
+        assert!(last_part(now, Duration::MAX).0 > now);
     }
 }

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use hbone::{Connect, Connection, Io};
 use http::HeaderMap;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use waypoint_model::Protocol;
 use waypoint_policy::Reads;
 
 use crate::context::{PeerContext, Shared, StreamContext};
 use crate::detect::{self, Found, Rewound};
-use crate::drain::{DrainWatch, Phase};
+use crate::drain::{self, DrainWatch, Phase};
 use crate::http::server;
 use crate::opaque;
 use crate::peer_watch::PeerWatch;
@@ -34,8 +34,11 @@ pub(crate) async fn run<IO: Io>(
 ) {
     let mut streams = JoinSet::new();
     let mut cut = drain.clone();
-    let stream_drain = drain.clone();
+    let (own, _) = drain::channel();
+    let stream_drain = drain.of_connection(&own);
     let mut draining = false;
+    let (leaves_at, last_part) = watch.last_part();
+    let mut leaving = Phase::Serving;
     let unwelcome = watch.unwelcome(shared.settings.limits.recheck);
     tokio::pin!(unwelcome);
     loop {
@@ -54,6 +57,16 @@ pub(crate) async fn run<IO: Io>(
             () = drain.reached(Phase::Draining), if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
+            }
+            // The peer's certificate is about to end: it is sent away as in a drain, and comes again with its new one.
+            () = sleep_until(leaves_at), if leaving == Phase::Serving => {
+                leaving = Phase::Lingering;
+                own.advance(leaving);
+                connection.graceful_shutdown();
+            }
+            () = sleep_until(leaves_at + last_part / 2), if leaving == Phase::Lingering => {
+                leaving = Phase::Draining;
+                own.advance(leaving);
             }
             _ended = streams.join_next(), if !streams.is_empty() => {}
             next = connection.next() => match next {

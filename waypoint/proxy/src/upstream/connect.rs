@@ -101,6 +101,10 @@ impl hbone::Connector<TunnelKey> for MeshConnector {
         let watch = PeerWatch::new(&self.tls, authenticated.certificate);
         Ok(Welcome::new(authenticated.stream, watch, self.recheck))
     }
+
+    fn leaves_at(&self, io: &Self::Io) -> Option<Instant> {
+        Some(io.leaves_at())
+    }
 }
 
 /// What will go over a byte stream; TLS wants to know.
@@ -241,6 +245,17 @@ impl Transport {
             Self::Tunnel(_) => None,
             Self::Tcp(tcp) => tcp.peer_addr().ok(),
             Self::Tls(tls) => tls.get_ref().0.remote(),
+        }
+    }
+}
+
+impl Transport {
+    /// When nothing new should begin on it any more.
+    pub(super) fn leaves_at(&self) -> Option<Instant> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.leaves_at(),
+            Self::Tcp(_) => None,
+            Self::Tls(tls) => tls.get_ref().0.leaves_at(),
         }
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use spiffe_id::SpiffeId;
 use tokio::sync::Semaphore;
 use tokio::sync::futures::Notified;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -65,6 +65,8 @@ struct Line {
     host: Option<Box<str>>,
     /// The address behind the endpoint's name that it goes to.
     resolved: Option<(Arc<Name>, SocketAddr)>,
+    /// When it takes no new requests any more, since the tunnel below it is to end.
+    leaves_at: Option<Instant>,
     clock: Clock,
     busy: AtomicUsize,
     /// Over its whole life, and how many may be.
@@ -135,7 +137,7 @@ impl EndpointPool {
     /// An open HTTP/2 connection with room for one more stream.
     fn open_http2(&self, own: Option<&SpiffeId>, host: &str) -> Option<Http2> {
         let mut open = self.http2();
-        open.retain(|connection| !connection.sender.is_closed());
+        open.retain(|connection| !connection.sender.is_closed() && !connection.line.leaves());
         let fits = |it: &&Http2| it.line.fits(own, host) && it.line.has_room();
         let at = open.iter().position(|it| fits(&it))?;
         let found = open.get(at)?;
@@ -187,16 +189,23 @@ impl Line {
     /// Whether it may carry a request of ours to this host: to whom it leads was checked when it was made.
     fn fits(&self, own: Option<&SpiffeId>, host: &str) -> bool {
         let leads = |(name, address): &(Arc<Name>, SocketAddr)| name.leads_to(*address);
-        self.own.as_ref() == own && self.is_for(host) && self.resolved.as_ref().is_none_or(leads)
+        self.own.as_ref() == own
+            && self.is_for(host)
+            && self.resolved.as_ref().is_none_or(leads)
+            && !self.leaves()
     }
 
     fn is_for(&self, host: &str) -> bool {
         self.host.as_deref().is_none_or(|checked| checked == host)
     }
 
-    /// As many requests went over it as may.
+    /// As many requests went over it as may, or it is to leave.
     fn is_used_up(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) >= self.max_requests
+        self.requests.load(Ordering::Relaxed) >= self.max_requests || self.leaves()
+    }
+
+    fn leaves(&self) -> bool {
+        self.leaves_at.is_some_and(|at| at <= Instant::now())
     }
 
     fn take(&self) {
@@ -496,6 +505,7 @@ impl Connections {
             own,
             host: takes_host.then(|| spoken.host.into()),
             resolved: endpoint.state.name.clone().zip(transport.remote()),
+            leaves_at: transport.leaves_at(),
             clock: self.clock,
             busy: AtomicUsize::new(1),
             requests: AtomicUsize::new(1),
