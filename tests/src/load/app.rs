@@ -27,7 +27,13 @@ const TICK: Duration = Duration::from_millis(20);
 /// A running application. It and its connections end when this is dropped.
 pub struct App {
     task: JoinHandle<()>,
-    unanswered: Arc<AtomicUsize>,
+    requests: Arc<Requests>,
+}
+
+#[derive(Default)]
+struct Requests {
+    begun: AtomicUsize,
+    unanswered: AtomicUsize,
 }
 
 impl App {
@@ -40,8 +46,8 @@ impl App {
     /// The same on a listener that is there, perhaps in another network than this process's.
     #[must_use]
     pub fn on(listener: TcpListener, sessions: Sessions) -> Self {
-        let unanswered = Arc::new(AtomicUsize::new(0));
-        let count = unanswered.clone();
+        let requests = Arc::<Requests>::default();
+        let count = requests.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
@@ -49,7 +55,7 @@ impl App {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self { task, unanswered }
+        Self { task, requests }
     }
 
     /// Ends it, with all its connections; its address is free then.
@@ -59,10 +65,16 @@ impl App {
         let _ = (&mut self.task).await;
     }
 
+    /// Requests so far.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.requests.begun.load(Ordering::Relaxed)
+    }
+
     /// Requests whose answer has not begun, and calls of both ways that have not ended.
     #[must_use]
     pub fn unanswered(&self) -> usize {
-        self.unanswered.load(Ordering::Relaxed)
+        self.requests.unanswered.load(Ordering::Relaxed)
     }
 }
 
@@ -72,10 +84,10 @@ impl Drop for App {
     }
 }
 
-async fn serve(tcp: TcpStream, sessions: Sessions, unanswered: Arc<AtomicUsize>) {
+async fn serve(tcp: TcpStream, sessions: Sessions, requests: Arc<Requests>) {
     let service = service_fn(move |request| {
-        let (sessions, unanswered) = (sessions.clone(), unanswered.clone());
-        async move { respond(request, &sessions, Unanswered::one(unanswered)).await }
+        let (sessions, requests) = (sessions.clone(), requests.clone());
+        async move { respond(request, &sessions, Unanswered::one(requests)).await }
     });
     // A socket that fails shows at its other end.
     let _ = tcp.set_nodelay(true);
@@ -83,18 +95,19 @@ async fn serve(tcp: TcpStream, sessions: Sessions, unanswered: Arc<AtomicUsize>)
 }
 
 /// One request, until it is answered or its connection has broken.
-struct Unanswered(Arc<AtomicUsize>);
+struct Unanswered(Arc<Requests>);
 
 impl Unanswered {
-    fn one(count: Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn one(requests: Arc<Requests>) -> Self {
+        requests.begun.fetch_add(1, Ordering::Relaxed);
+        requests.unanswered.fetch_add(1, Ordering::Relaxed);
+        Self(requests)
     }
 }
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::portcullis::Run;
 use crate::upstream::Echo;
 use crate::ztunnel::Outbound;
 use anyhow::{Context as _, Result};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Port of `app`.
 pub const HTTP: u16 = 80;
@@ -50,24 +51,30 @@ pub struct Replica {
     pub pod: Pod,
     /// Its Service.
     pub service: &'static str,
-    app: Option<App>,
+    app: Mutex<Option<App>>,
     _echo: Echo,
 }
 
 impl Replica {
     /// Ends its HTTP application, with all that is open, and starts it anew.
-    pub async fn restart(&mut self, sessions: &Sessions) -> Result<()> {
-        if let Some(app) = self.app.take() {
+    pub async fn restart(&self, sessions: &Sessions) -> Result<()> {
+        let before = self.app().take();
+        if let Some(app) = before {
             app.end().await;
         }
-        self.app = Some(App::start(self.pod.port(APP), sessions.clone()).await?);
+        let app = App::start(self.pod.port(APP), sessions.clone()).await?;
+        *self.app() = Some(app);
         Ok(())
     }
 
-    /// Requests that its HTTP application has not answered yet.
+    /// Requests that have come to its HTTP application, if none of them is unanswered.
     #[must_use]
-    pub fn unanswered(&self) -> usize {
-        self.app.as_ref().map_or(0, App::unanswered)
+    pub fn all_answered(&self) -> Option<usize> {
+        self.app().as_ref().filter(|app| app.unanswered() == 0).map(App::begun)
+    }
+
+    fn app(&self) -> MutexGuard<'_, Option<App>> {
+        self.app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +86,7 @@ impl Site {
         let mut pods = Vec::new();
         for service in ["app", "app", "tools", "tools", "steady"] {
             let pod = setup.pod(service, true).await?;
-            let app = Some(App::start(pod.port(APP), sessions.clone()).await?);
+            let app = Mutex::new(Some(App::start(pod.port(APP), sessions.clone()).await?));
             let echo = Echo::start(pod.port(ECHO), b"").await?;
             pods.push(Replica { pod, service, app, _echo: echo });
         }

@@ -2,13 +2,13 @@
 
 use crate::http::{Client, empty};
 use crate::load::HIDDEN_TOOL;
-use crate::load::site::Site;
+use crate::load::site::{Replica, Site};
 use crate::manifests::{self, Port};
 use crate::mesh::NAMESPACE;
 use crate::portcullis::{Metrics, Portcullis};
 use crate::wait;
 use crate::ztunnel::{Inbound, Outbound};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use http::Method;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,8 +19,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 /// A change of the configuration, and new certificates, each second.
 const CHANGE: Duration = Duration::from_secs(1);
 
-/// Changes between two restarts of an endpoint's application.
-const RESTART: u64 = 5;
+/// Pause between two restarts of an endpoint's application.
+const RESTART: Duration = Duration::from_secs(3);
+
+/// How long no request may have come to a pod that has left: those that chose it before are over then.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// How long certificates live: of the waypoint, of endpoints, of the source behind most callers.
 pub(super) const LIFE: time::Duration = time::Duration::seconds(5);
@@ -45,8 +48,6 @@ pub(super) struct Churn {
     /// The source whose certificate is renewed.
     renewed: Outbound,
     metrics: SocketAddr,
-    /// So far.
-    pub(super) done: Churned,
 }
 
 impl Churn {
@@ -54,28 +55,48 @@ impl Churn {
         for replica in &site.pods {
             replica.pod.ztunnel.iter().for_each(Inbound::forget);
         }
-        Ok(Self { site, renewed, metrics: portcullis.address("metrics")?, done: Churned::default() })
+        Ok(Self { site, renewed, metrics: portcullis.address("metrics")? })
     }
 
-    /// Changes until then.
-    pub(super) async fn run_until(&mut self, end: Instant) -> Result<()> {
+    /// Changes everything until then, and tells what was changed.
+    pub(super) async fn run_until(&self, end: Instant) -> Result<Churned> {
+        let (changes, restarts) = tokio::try_join!(self.change_until(end), self.restart_until(end))?;
+        Ok(Churned { configurations: changes, certificates: changes, restarts })
+    }
+
+    /// What it stands in, without the source.
+    pub(super) fn into_site(self) -> Site {
+        self.site
+    }
+
+    async fn change_until(&self, end: Instant) -> Result<u64> {
         let mut pace = interval(CHANGE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for turn in 0_u64.. {
+        let mut turn = 0;
+        while Instant::now() < end {
+            pace.tick().await;
+            policies(&self.site, turn)?;
+            self.services(turn)?;
+            self.site.renew(&self.renewed, LIFE)?;
+            turn += 1;
+        }
+        Ok(turn)
+    }
+
+    async fn restart_until(&self, end: Instant) -> Result<u64> {
+        let mut pace = interval(RESTART);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let pods: Vec<_> = self.site.pods.iter().filter(|replica| replica.service == "app").collect();
+        let mut turn = 0;
+        for replica in pods.iter().cycle() {
             pace.tick().await;
             if Instant::now() >= end {
                 break;
             }
-            policies(&self.site, turn)?;
-            self.services(turn)?;
-            self.done.configurations += 1;
-            self.site.renew(&self.renewed, LIFE)?;
-            self.done.certificates += 1;
-            if turn % RESTART == RESTART - 1 {
-                self.restart().await?;
-            }
+            self.restart(replica).await?;
+            turn += 1;
         }
-        Ok(())
+        Ok(turn)
     }
 
     /// One Service comes or goes, and one changes its ports.
@@ -93,21 +114,23 @@ impl Churn {
         manifests.write(&format!("service-{name}"), &[service])
     }
 
-    /// A pod of `app` leaves, its application starts anew, and it comes back, as in a rollout.
-    async fn restart(&mut self) -> Result<()> {
-        let at = usize::try_from(self.done.restarts % 2)?;
-        let file = format!("pod-{}", self.site.pods.get(at).context("a pod")?.pod.name);
+    /// A pod leaves, its application starts anew, and it comes back, as in a rollout.
+    async fn restart(&self, replica: &Replica) -> Result<()> {
+        let file = format!("pod-{}", replica.pod.name);
         let before = self.generation().await?;
         let pod = self.site.setup.manifests.take(&file)?;
         self.newer_than(before).await?;
-        let replica = self.site.pods.get_mut(at).context("a pod")?;
-        // What chose it before the change is on its way to it now, or there already.
-        tokio::time::sleep(CHANGE / 4).await;
-        wait::until("the pod has answered everybody", || (replica.unanswered() == 0).then_some(())).await?;
+        let mut last = (None, Instant::now());
+        wait::until("nobody asks the pod any more", || {
+            let now = replica.all_answered();
+            if now.is_none() || now != last.0 {
+                last = (now, Instant::now());
+            }
+            (last.1.elapsed() >= QUIET).then_some(())
+        })
+        .await?;
         replica.restart(&self.site.sessions).await?;
-        self.site.setup.manifests.write(&file, &[pod])?;
-        self.done.restarts += 1;
-        Ok(())
+        self.site.setup.manifests.write(&file, &[pod])
     }
 
     async fn generation(&self) -> Result<f64> {

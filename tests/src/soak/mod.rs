@@ -33,12 +33,15 @@ pub async fn run(duration: Duration) -> Result<Report> {
     let mut portcullis = Portcullis::start_silent(&site.run(SETTINGS)?).await.context("the waypoint")?;
     let (crowd, renewed) = Crowd::start(&site, &portcullis).await?;
     let mut watch = Watch::new(&portcullis)?;
-    let mut churn = Churn::new(site, renewed, &portcullis)?;
+    let churn = Churn::new(site, renewed, &portcullis)?;
     let end = Instant::now() + duration;
-    tokio::try_join!(churn.run_until(end), watch.look_until(end, &portcullis, &crowd))?;
+    let (churned, ()) = tokio::try_join!(churn.run_until(end), watch.look_until(end, &portcullis, &crowd))?;
+    // The pods stay, so that only idleness closes the connections to them.
+    let site = churn.into_site();
     let callers = crowd.end().await;
     let idle = watch.idle(&portcullis).await?;
     let told = portcullis.events().all();
     let ended = wait::within("the end of the waypoint", portcullis.stop()).await??;
-    Ok(Report::of(duration, watch, idle, callers, churn.done, &told, ended.code()))
+    drop(site);
+    Ok(Report::of(duration, watch, idle, callers, churned, &told, ended.code()))
 }
