@@ -4,11 +4,12 @@
 
 use anyhow::Result;
 use http::Request;
-use portcullis_tests::http::{Client, empty};
+use portcullis_tests::http::{Client, empty, post_json};
 use portcullis_tests::mesh::Mesh;
 use portcullis_tests::portcullis::Portcullis;
 use portcullis_tests::single::{HTTP, Single};
 use portcullis_tests::upstream::{self, Upstream};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_pipe_that_nobody_reads_costs_lines_and_no_request() -> Result<()> {
@@ -36,5 +37,27 @@ async fn a_pipe_that_nobody_reads_costs_lines_and_no_request() -> Result<()> {
     drop(client);
     // The end of the process does not wait for the reader either.
     assert!(mesh.portcullis.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn arguments_are_told_by_name_and_rule_only() -> Result<()> {
+    let single = Single::new(true).await?;
+    let tools = "- when: [{key: 'experimental.envoy.filters.http.mcp[tool]', values: [search]}]";
+    single.setup.policy("p", "app", "ALLOW", tools)?;
+    let port = single.pod.port(HTTP);
+    let _app = Upstream::start(port, |seen| upstream::result(seen, &json!({"content": []}))).await?;
+    let run = single.setup.run().arg("--log-arguments", "owner,query:3,token:mask,missing");
+    let mesh = single.setup.start_with(run).await?;
+    let arguments = json!({"owner": "acme", "query": "sesame", "token": "hunter2", "other": "quiet"});
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "search", "arguments": arguments}});
+    let tunnel = mesh.peer("agents", "bot")?.connect(&single.service.authority(HTTP)).await?;
+    Client::http1(tunnel).await?.send(post_json("/mcp", "app", &call)?).await?;
+    let line = mesh.portcullis.logged("the call", |line| line["mcp_name"] == "search").await?;
+    let told = json!({"owner": "acme", "query": "ses…", "token": "***"});
+    assert_eq!(line["mcp_arguments"], told, "{line}");
+    let all = mesh.portcullis.access_log().all().concat();
+    assert!(!all.contains("hunter2") && !all.contains("sesame") && !all.contains("quiet"), "{all}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use agent_protocols::mcp::DenyMode;
 
 use crate::limits::Limits;
+use crate::telemetry::LoggedArgument;
 
 /// Settings of one data plane. `Default` is the documented default.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Settings {
     pub xfcc: bool,
     /// Pick MCP method and tool names out of passing bytes where nothing has to be decided.
     pub observe: bool,
+    /// Arguments of MCP calls that the access log tells; none unless named.
+    pub log_arguments: Vec<LoggedArgument>,
     /// Keys that seal session ids: the first seals, all open. Empty: a bounded table of this process.
     pub session_keys: Vec<[u8; 32]>,
 }

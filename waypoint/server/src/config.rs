@@ -89,6 +89,7 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
                 deny_mode: args.deny_mode.into(),
                 xfcc: args.xfcc,
                 observe: args.observe == Switch::On,
+                log_arguments: args.log_arguments.clone(),
                 session_keys: keys,
             },
             locality: args.locality.clone().unwrap_or_default(),

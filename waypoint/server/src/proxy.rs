@@ -78,6 +78,7 @@ fn start(args: &WaypointArgs, bootstrap: Bootstrap, limits: Limits, session_keys
             deny_mode: args.deny_mode.into(),
             xfcc: bootstrap.xfcc,
             observe: args.observe == Switch::On,
+            log_arguments: args.log_arguments.clone(),
             session_keys,
         },
         // istiod tells it with our own workload.

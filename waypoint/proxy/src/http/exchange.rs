@@ -26,7 +26,7 @@ use crate::context::StreamContext;
 use crate::refusal::Refusal;
 use crate::routing::values::Facts;
 use crate::snapshot::{Destination, Snapshot};
-use crate::telemetry::{Decision, McpRecord, Plan, RequestRecord, Telemetry};
+use crate::telemetry::{Decision, LoggedArgument, McpRecord, Plan, RequestRecord, Telemetry};
 use crate::upstream::Chosen;
 
 /// Bytes of a passing body that are looked at to name what it asks for.
@@ -199,7 +199,7 @@ impl ExchangeLog {
         self.mcp().body_read = true;
     }
 
-    pub(crate) fn mcp_exchange(&mut self, exchange: &Exchange<'_>) {
+    pub(crate) fn mcp_exchange(&mut self, exchange: &Exchange<'_>, told: &[LoggedArgument]) {
         if let Some(traced) = &mut self.0.record.traced {
             traced.asks(exchange);
         }
@@ -210,6 +210,10 @@ impl ExchangeLog {
         record.method = first.method.as_deref().map(str::to_owned);
         record.name = first.name().map(str::to_owned);
         record.kind = Some(kind_name(first.kind()));
+        if let Some(subject) = first.subjects.first() {
+            let told = told.iter().filter_map(|one| Some((Arc::clone(&one.name), one.of(subject)?)));
+            record.arguments.extend(told);
+        }
     }
 
     /// Where the filter of an answer counts.

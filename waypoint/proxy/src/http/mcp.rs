@@ -169,7 +169,7 @@ fn by_body(
     log.body_read(inspected.bytes.len());
     let limits = cx.shared.settings.limits.protocol();
     let exchange = Exchange::read(&head, &inspected.bytes, &limits).map_err(malformed)?;
-    log.mcp_exchange(&exchange);
+    log.mcp_exchange(&exchange, &cx.shared.settings.log_arguments);
     let first_id = exchange.messages.first().and_then(mcp::Message::id);
     let modern = exchange.revision == Revision::V2026_07_28;
     let session = enter(cx, destination, parts, modern).map_err(|refusal| {

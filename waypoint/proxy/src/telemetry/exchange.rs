@@ -100,6 +100,8 @@ pub struct McpRecord {
     pub revision: Option<String>,
     /// `call`, `list`, `lifecycle` or `response`.
     pub kind: Option<&'static str>,
+    /// Arguments of the first message that the log is to tell, as far as it is to.
+    pub arguments: Vec<(Arc<str>, String)>,
     /// Messages in the body; more than one in a batch.
     pub messages: usize,
     /// Whether the body was held and read to decide.

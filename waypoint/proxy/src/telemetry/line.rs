@@ -3,6 +3,7 @@
 //! Most of what is written here was chosen by a client. In JSON every control character is escaped by the encoder; in
 //! text, quotes, backslashes, controls and line separators are written as escapes, so no client can end a field or a line.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use time::macros::format_description;
 use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
 
-use super::exchange::{Decision, RequestRecord, SourceRecord, StreamRecord, detail};
+use super::exchange::{Decision, McpRecord, RequestRecord, SourceRecord, StreamRecord, detail};
 
 /// Longest value of one field, in bytes; what is cut off is shown as `…`.
 const LONGEST: usize = 2_048;
@@ -76,6 +77,8 @@ struct Line<'a> {
     mcp_kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mcp_messages: Option<usize>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    mcp_arguments: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     list_hidden: Option<usize>,
     decision: &'static str,
@@ -113,6 +116,7 @@ impl<'a> Line<'a> {
             mcp_revision: mcp.and_then(|mcp| mcp.revision.as_deref()).map(clip),
             mcp_kind: mcp.and_then(|mcp| mcp.kind),
             mcp_messages: mcp.map(|mcp| mcp.messages).filter(|messages| *messages > 1),
+            mcp_arguments: mcp.map(arguments).unwrap_or_default(),
             list_hidden: mcp.filter(|mcp| mcp.kind == Some("list") || mcp.hidden > 0).map(|mcp| mcp.hidden),
             dry_run_decision: record.dry_run.as_ref().map(ToString::to_string),
             ..Self::common(&record.source, record.service.as_ref(), record.port, record.upstream.as_ref())
@@ -179,6 +183,10 @@ impl<'a> Line<'a> {
         self.generation = generation;
         self
     }
+}
+
+fn arguments(mcp: &McpRecord) -> BTreeMap<&str, &str> {
+    mcp.arguments.iter().map(|(name, value)| (&**name, value.as_str())).collect()
 }
 
 /// JSON, one object, with its line end.

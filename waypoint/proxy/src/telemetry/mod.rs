@@ -2,6 +2,7 @@
 
 mod access_log;
 mod agents;
+mod arguments;
 mod captured;
 mod exchange;
 mod family;
@@ -32,6 +33,7 @@ use names::KnownNames;
 use settings::{Facts, Tracer};
 use trace::Spans;
 
+pub use arguments::{LoggedArgument, NotAnArgument};
 pub use captured::Captured;
 pub use exchange::{Decision, DryRun, McpRecord, RequestRecord, SourceRecord, StreamRecord};
 pub use metrics::Raised as Gauge;

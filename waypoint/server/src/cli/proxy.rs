@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use waypoint_proxy::telemetry::LoggedArgument;
 
 use super::{DenyModeArg, LogFormatArg, Switch};
 
@@ -131,6 +132,17 @@ pub struct WaypointArgs {
     /// Access log on standard output: one line per request and per opaque stream.
     #[arg(long, value_enum, default_value_t, env = "PORTCULLIS_ACCESS_LOG", help_heading = "Portcullis")]
     pub access_log: LogFormatArg,
+
+    /// Arguments of MCP calls that the access log tells, separated by commas: dotted names as in policies, with :NUMBER for
+    /// that many characters (64 otherwise) or :mask to say only that it is there. Default: none.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        env = "PORTCULLIS_LOG_ARGUMENTS",
+        help_heading = "Portcullis"
+    )]
+    pub log_arguments: Vec<LoggedArgument>,
 
     /// SPIFFE Workload API socket (SPIRE agent), as unix:///path: our certificate comes from there and not from istiod.
     #[arg(long, value_name = "URI", env = "PORTCULLIS_WORKLOAD_API", help_heading = "Portcullis")]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agent_protocols::mcp::DenyMode;
 use clap::{Args, ValueEnum};
 use waypoint_model::Locality;
-use waypoint_proxy::telemetry::LogFormat;
+use waypoint_proxy::telemetry::{LogFormat, LoggedArgument};
 
 use super::{IdentityArgs, MeshArgs, TraceArgs};
 
@@ -70,6 +70,17 @@ pub struct RunArgs {
     /// Access log on standard output: one line per request and per opaque stream.
     #[arg(long, value_enum, default_value_t, help_heading = "Telling")]
     pub access_log: LogFormatArg,
+
+    /// Arguments of MCP calls that the access log tells, separated by commas: dotted names as in policies, with :NUMBER for
+    /// that many characters (64 otherwise) or :mask to say only that it is there. Default: none.
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        env = "PORTCULLIS_LOG_ARGUMENTS",
+        help_heading = "Telling"
+    )]
+    pub log_arguments: Vec<LoggedArgument>,
 
     /// Where spans go.
     #[command(flatten)]
