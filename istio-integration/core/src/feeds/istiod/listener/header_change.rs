@@ -24,10 +24,16 @@ pub(super) fn changes(
     })
 }
 
-/// Envoy removes before it adds.
+/// Of one level Envoy first removes, then sets, then adds, in whatever order it is written.
 fn one_side(add: &[HeaderValueOption], remove: &[String]) -> Result<Vec<HeaderChange>, Refused> {
     let removed = remove.iter().map(|name| Ok(HeaderChange::Remove(name.to_ascii_lowercase())));
-    removed.chain(add.iter().map(added)).collect()
+    let mut all: Vec<HeaderChange> = removed.chain(add.iter().map(added)).collect::<Result<_, _>>()?;
+    all.sort_by_key(|change| match change {
+        HeaderChange::Remove(_) => 0,
+        HeaderChange::Set(..) => 1,
+        HeaderChange::Add(..) => 2,
+    });
+    Ok(all)
 }
 
 fn added(option: &HeaderValueOption) -> Result<HeaderChange, Refused> {
@@ -39,5 +45,36 @@ fn added(option: &HeaderValueOption) -> Result<HeaderChange, Refused> {
         Ok(HeaderAppendAction::AddIfAbsent | HeaderAppendAction::OverwriteIfExists) | Err(_) => {
             Err(Refused::new(format!("append action {} of {name} is not supported", option.append_action)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use istio_protos::envoy::config::core::v3::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn headers_are_removed_then_set_then_added() {
+        let option = |name: &str, value: &str, action: HeaderAppendAction| HeaderValueOption {
+            header: Some(HeaderValue {
+                key: name.to_owned(),
+                value: value.to_owned(),
+                ..HeaderValue::default()
+            }),
+            append_action: action.into(),
+            ..HeaderValueOption::default()
+        };
+        let (add, set) =
+            (HeaderAppendAction::AppendIfExistsOrAdd, HeaderAppendAction::OverwriteIfExistsOrAdd);
+        let written = [option("A", "1", add), option("A", "2", set), option("b", "3", set)];
+        let changes = one_side(&written, &["C".to_owned()]).unwrap();
+        let expected = [
+            HeaderChange::Remove("c".into()),
+            HeaderChange::Set("a".into(), "2".into()),
+            HeaderChange::Set("b".into(), "3".into()),
+            HeaderChange::Add("a".into(), "1".into()),
+        ];
+        assert_eq!(changes, expected);
     }
 }
