@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
     ClientConfig, CommonState, ServerConfig, client::Resumption, pki_types::ServerName,
     server::NoServerSessionStorage, sign::SingleCertAndKey, version::TLS13,
@@ -41,7 +41,7 @@ pub struct MeshTls(Arc<Inner>);
 
 struct Inner {
     svid: watch::Receiver<Option<Arc<X509Svid>>>,
-    domains: Arc<TrustDomains>,
+    domains: Arc<ArcSwap<TrustDomains>>,
     revocations: Revocations,
     clock: Clock,
     /// Made of the SVID that was last used, so that a handshake need not make it again.
@@ -69,8 +69,8 @@ impl MeshTls {
         revocations: Revocations,
         clock: Clock,
     ) -> Self {
-        let party = ArcSwapOption::empty();
-        Self(Arc::new(Inner { svid: source.watch(), domains: Arc::new(domains), revocations, clock, party }))
+        let (domains, party) = (Arc::new(ArcSwap::from_pointee(domains)), ArcSwapOption::empty());
+        Self(Arc::new(Inner { svid: source.watch(), domains, revocations, clock, party }))
     }
 
     /// The accepting side. The peer must show a valid X.509-SVID of our trust domain or an alias of it.
@@ -109,6 +109,12 @@ impl MeshTls {
         let stream = party.connector(expect).connect(nameless(), io).await?;
         let (peer, certificate) = party.authenticated(stream.get_ref().1, Usage::Server)?;
         Ok(Authenticated { stream, peer, certificate, local: party.svid.id().clone() })
+    }
+
+    /// Whom handshakes accept beside our own trust domain from now on. Connections that are open go on: what their peers may
+    /// do is for policies to say.
+    pub fn set_trust_domains(&self, domains: TrustDomains) {
+        self.0.domains.store(Arc::new(domains));
     }
 
     /// The id of the current SVID, `None` before the first.

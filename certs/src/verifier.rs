@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use arc_swap::ArcSwap;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -43,16 +44,21 @@ pub(crate) enum Usage {
 #[derive(Debug)]
 pub(crate) struct Trust {
     own_domain: String,
-    aliases: Arc<TrustDomains>,
+    /// Those of now: they may change while an SVID lasts.
+    domains: Arc<ArcSwap<TrustDomains>>,
     bundles: Arc<Bundles>,
     revocations: Revocations,
 }
 
 impl Trust {
-    pub(crate) fn new(svid: &X509Svid, aliases: Arc<TrustDomains>, revocations: Revocations) -> Self {
+    pub(crate) fn new(
+        svid: &X509Svid,
+        domains: Arc<ArcSwap<TrustDomains>>,
+        revocations: Revocations,
+    ) -> Self {
         Self {
             own_domain: svid.id().trust_domain().to_owned(),
-            aliases,
+            domains,
             bundles: Arc::clone(svid.bundles()),
             revocations,
         }
@@ -92,7 +98,7 @@ impl Trust {
         if domain == self.own_domain {
             return Ok(self.bundles.for_own());
         }
-        let is_alias = self.aliases.aliases.iter().any(|alias| alias == domain);
+        let is_alias = self.domains.load().aliases.iter().any(|alias| alias == domain);
         match (self.bundles.for_federated(domain), is_alias, usage) {
             (Some(bundle), true, _) | (Some(bundle), false, Usage::Server) => Ok(bundle),
             (None, true, _) => Ok(self.bundles.for_own()),

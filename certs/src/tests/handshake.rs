@@ -120,6 +120,22 @@ async fn a_client_of_an_alias_domain_is_accepted() {
 }
 
 #[tokio::test]
+async fn trust_domains_change_between_handshakes_and_what_is_open_stays() {
+    let authority = Authority::root("root");
+    let server = mesh(authority.svid(WAYPOINT));
+    let client = Peer::showing(authority.issue(&Leaf::of("spiffe://old.example/ns/a/sa/b")));
+    let refused = client.calls(&server).await.0.unwrap_err();
+    assert_eq!(refused.reason(), "trust_domain");
+    server.set_trust_domains(TrustDomains { aliases: vec!["old.example".to_owned()] });
+    let open = client.calls(&server).await.0.unwrap();
+    server.set_trust_domains(TrustDomains::default());
+    assert!(client.calls(&server).await.0.is_err());
+    assert!(server.recheck(&open.certificate).is_ok());
+    let own = Peer::showing(authority.issue(&Leaf::of(CLIENT)));
+    assert!(own.calls(&server).await.0.is_ok(), "our own domain, whatever else is named");
+}
+
+#[tokio::test]
 async fn two_roots_in_the_bundle_are_a_union_in_both_directions() {
     let (old, new) = (Authority::root("root"), Authority::root("root"));
     let union = old.bundle().to_owned() + new.bundle();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use istio_integration::feeds::istiod::{Listeners, Translated};
 use istio_protos::Decoded;
 use istio_protos::envoy::config::listener::v3::filter::ConfigType;
-use istio_protos::envoy::config::listener::v3::{FilterChain, Listener};
+use istio_protos::envoy::config::listener::v3::{FilterChain, Listener, ListenerFilter};
 use istio_protos::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_filter,
 };
@@ -102,7 +102,10 @@ fn plumbing_and_the_tunnel_add_nothing_and_refuse_nothing() {
     for name in
         ["connect_terminate", "connect_originate", "inner_connect_originate", "outer_connect_originate"]
     {
-        assert_eq!(Listeners::default().translate(&listener(name)), Translated::default(), "{name}");
+        let told =
+            (name == "connect_terminate").then(|| vec!["cluster.local".to_owned(), "old.example".to_owned()]);
+        let want = Translated { trust_domains: told, ..Translated::default() };
+        assert_eq!(Listeners::default().translate(&listener(name)), want, "{name}");
     }
     let mut unknown = listener("connect_originate");
     unknown.message.name = "forward_inner_connect".to_owned();
@@ -160,6 +163,34 @@ fn an_unknown_filter_closes_its_chain_by_name_and_no_other() {
             assert_eq!(before, after);
         }
     }
+}
+
+#[test]
+fn what_is_unknown_outside_of_the_chains_keeps_the_ways_to_them_and_the_chains_are_of_the_new_version() {
+    let mut changed = listener("main_internal");
+    changed
+        .message
+        .listener_filters
+        .push(ListenerFilter { name: "x.y".to_owned(), ..ListenerFilter::default() });
+    chain_mut(&mut changed, "inbound-vip|88|tcp|cart.shop.svc.cluster.local").filters.clear();
+    changed.message.filter_chain_matcher = None;
+
+    let mut listeners = Listeners::default();
+    let before = listeners.translate(&listener("main_internal"));
+    let after = listeners.translate(&changed);
+    assert!(after.refused.iter().any(|refused| refused.to_string().contains("x.y")), "{:?}", after.refused);
+    assert_eq!((after.unusable, after.ports.len()), (None, before.ports.len()));
+    for (before, after) in before.ports.iter().zip(&after.ports) {
+        assert_eq!((&before.hostname, before.port, &before.vips), (&after.hostname, after.port, &after.vips));
+        let is_changed = (&*after.hostname, after.port) == ("cart.shop.svc.cluster.local", 88);
+        assert_eq!(before.chain == after.chain, !is_changed, "{}:{}", after.hostname, after.port);
+    }
+
+    let alone = Listeners::default().translate(&changed);
+    assert!(
+        alone.unusable.is_some_and(|why| why.contains("x.y")),
+        "without a listener before, nothing is served"
+    );
 }
 
 /// An RBAC filter whose first entry got a field that nobody knows.

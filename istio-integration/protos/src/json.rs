@@ -55,7 +55,49 @@ fn is_value_understood(value: &Value) -> bool {
 }
 
 fn fields(message: &DynamicMessage) -> Map<String, Json> {
-    message.fields().map(|(field, value)| (field.name().to_owned(), field_json(&field, value))).collect()
+    let json = |(field, value): (FieldDescriptor, &Value)| {
+        let mut json = field_json(&field, value);
+        if field.full_name() == KEYS {
+            hide_keys(&mut json);
+        }
+        (field.name().to_owned(), json)
+    };
+    message.fields().map(json).collect()
+}
+
+/// Keys of tokens: a symmetric one verifies and signs alike, so a dump does not show it.
+const KEYS: &str = "envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.local_jwks";
+
+/// Members of a JWK that only its owner may know (RFC 7518 §6.2.2, §6.3.2, §6.4.1).
+const SECRETS: [&str; 8] = ["k", "d", "p", "q", "dp", "dq", "qi", "oth"];
+
+fn hide_keys(source: &mut Json) {
+    let Json::Object(source) = source else { return };
+    for (name, value) in source.iter_mut().filter(|(name, _)| name.starts_with("inline_")) {
+        let set = value.as_str().filter(|_| name == "inline_string");
+        let set = set.and_then(|text| serde_json::from_str::<Json>(text).ok());
+        *value = match set {
+            Some(mut set) => {
+                hide(&mut set);
+                set.to_string().into()
+            }
+            None => "(not shown)".into(),
+        };
+    }
+}
+
+fn hide(value: &mut Json) {
+    match value {
+        Json::Object(members) => members.iter_mut().for_each(|(name, value)| {
+            if SECRETS.contains(&name.as_str()) {
+                *value = "(not shown)".into();
+            } else {
+                hide(value);
+            }
+        }),
+        Json::Array(entries) => entries.iter_mut().for_each(hide),
+        _ => {}
+    }
 }
 
 fn field_json(field: &FieldDescriptor, value: &Value) -> Json {

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use istio_protos::envoy::config::core::v3::data_source::Specifier;
 use istio_protos::envoy::config::core::v3::{Address, address, socket_address};
-use istio_protos::envoy::config::core::v3::{Metadata, SocketAddress};
+use istio_protos::envoy::config::core::v3::{DataSource, Metadata, SocketAddress};
 use istio_protos::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use istio_protos::envoy::config::route::v3::{RetryPolicy, RouteAction};
 use istio_protos::envoy::extensions::filters::http::fault::v3::HttpFault;
+use istio_protos::envoy::extensions::filters::http::jwt_authn::v3::JwtProvider;
+use istio_protos::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::JwksSourceSpecifier;
 use istio_protos::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use istio_protos::{Any, to_json};
 use prost::Message as _;
@@ -45,6 +48,34 @@ fn listener() -> Listener {
             ..FilterChain::default()
         }],
         ..Listener::default()
+    }
+}
+
+#[test]
+fn secret_keys_of_tokens_are_not_shown() {
+    let provider = |specifier| JwtProvider {
+        issuer: "i".to_owned(),
+        jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(DataSource {
+            specifier: Some(specifier),
+        })),
+        ..JwtProvider::default()
+    };
+    let set = r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"},{"kty":"OKP","x":"cHVibGlj"}]}"#;
+    let shown = |specifier| {
+        let any = Any::pack(&provider(specifier));
+        to_json(&any.type_url, &any.value).to_string()
+    };
+    let text = shown(Specifier::InlineString(set.to_owned()));
+    assert!(!text.contains("c2VjcmV0") && text.contains("cHVibGlj"), "{text}");
+    for specifier in [
+        Specifier::InlineString("{\"k\":\"c2VjcmV0".to_owned()),
+        Specifier::InlineBytes(set.as_bytes().to_vec().into()),
+    ] {
+        let text = shown(specifier);
+        assert!(
+            text.contains("(not shown)") && !text.contains("c2VjcmV0") && !text.contains("ZXlz"),
+            "{text}"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is particular to one port of a service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -20,6 +21,9 @@ pub struct Chain {
     pub cluster: Option<ClusterKey>,
     /// Where opaque streams go, by weight; empty: as `cluster` says.
     pub streams: Vec<(ClusterKey, u32)>,
+    /// How long opaque streams may last.
+    #[serde(skip_serializing_if = "StreamBounds::is_none")]
+    pub stream_bounds: StreamBounds,
     /// Path normalization of this port; `None`: the mesh's.
     pub path_normalization: Option<PathNormalization>,
     /// What is told of its traffic; `None`: the settings of the process.
@@ -27,4 +31,21 @@ pub struct Chain {
     /// Why nothing is served on this port, e.g. a filter that is not known: every request is answered with 503, every
     /// opaque stream is refused (fail closed).
     pub unusable: Option<String>,
+}
+
+/// How long opaque streams may last (Istio `ConnectionPoolSettings.TCPSettings`); `None`: as long as they like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StreamBounds {
+    /// Without a byte either way.
+    pub idle: Option<Duration>,
+    /// At all.
+    pub whole: Option<Duration>,
+}
+
+impl StreamBounds {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }

@@ -48,7 +48,7 @@ pub struct ClusterEndpoint {
 }
 
 /// Where an endpoint listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum EndpointAddress {
     /// Address and port.
     Socket(SocketAddr),

@@ -18,7 +18,7 @@ mod workload;
 mod workloads;
 
 pub use authz::{Action, Expr, Policy, Rule, Test};
-pub use chain::Chain;
+pub use chain::{Chain, StreamBounds};
 pub use cluster::{
     Balancing, Cluster, ClusterEndpoint, ConnectionLimits, EndpointAddress, HttpVersion, OutlierDetection,
     TrafficPolicy, UpstreamTls,

@@ -27,6 +27,9 @@ pub struct MeshConfig {
     pub clusters: Map<ClusterKey, Arc<Cluster>>,
     /// How request paths are made comparable before they are judged and sent on (Istio `MeshConfig.pathNormalization`).
     pub path_normalization: PathNormalization,
+    /// Trust domains whose clients are accepted beside those of our own (Istio `MeshConfig.trustDomainAliases`); `None`: those
+    /// that the process was told.
+    pub trust_domains: Option<Vec<String>>,
 }
 
 /// Istio's path normalization, from weakest to strongest. Percent-encoded `%2F` and `%5C` are decoded by the last only.

@@ -3,7 +3,7 @@
 use agent_protocols::{FactKey, Facts, Truth};
 use http::{HeaderMap, HeaderName};
 use serde_json::Value;
-use waypoint_model::{PathPattern, Template, Test};
+use waypoint_model::{PathPattern, StringMatch, Template, Test};
 
 use crate::addresses::Ranges;
 use crate::attributes::{Head, HttpAttributes, namespaces, service_accounts};
@@ -85,7 +85,12 @@ impl Matcher {
             Test::Sni(value) => Self::Sni(Strings::one(value)),
             Test::Host(value) => Self::Host(Strings::one_ignoring_case(value)),
             Test::Method(value) => Self::Method(Strings::one(value)),
-            Test::Path(PathPattern::Text(value)) => Self::Path(Strings::one(value), Vec::new()),
+            Test::Path(PathPattern::Text(value)) => {
+                let mut texts = Strings::one(value);
+                // A path that is normalized has its percent-encodings in upper case (RFC 3986 §6.2.2.1).
+                texts.absorb(Strings::one(&in_upper_case(value)));
+                Self::Path(texts, Vec::new())
+            }
             Test::Path(PathPattern::Template(template)) => {
                 Self::Path(Strings::default(), vec![template.clone()])
             }
@@ -255,4 +260,48 @@ fn header_matches(headers: &HeaderMap, name: &HeaderName, values: &Strings) -> b
     }
     let joined = lines().map(http::HeaderValue::as_bytes).collect::<Vec<_>>().join(&b","[..]);
     values.matches(&joined)
+}
+
+/// The same match with each `%xx` as `%XX`; a pattern sees the text as it is given.
+fn in_upper_case(value: &StringMatch) -> StringMatch {
+    match value {
+        StringMatch::Exact(text) => StringMatch::Exact(triplets(text)),
+        StringMatch::Prefix(text) => StringMatch::Prefix(triplets(text)),
+        StringMatch::Suffix(text) => StringMatch::Suffix(triplets(text)),
+        StringMatch::Present => StringMatch::Present,
+        StringMatch::Regex(pattern) => StringMatch::Regex(pattern.clone()),
+    }
+}
+
+fn triplets(text: &str) -> String {
+    let mut digits_left = 0;
+    let upper = |character: char| {
+        let digit = digits_left > 0 && character.is_ascii_hexdigit();
+        digits_left = match character {
+            '%' => 2,
+            _ if digit => digits_left - 1,
+            _ => 0,
+        };
+        if digit { character.to_ascii_uppercase() } else { character }
+    };
+    text.chars().map(upper).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_encodings_are_upper_case_and_nothing_else_is() {
+        let rows = [
+            ("/a%2fb", "/a%2Fb"),
+            ("/abc%e2%82%ac", "/abc%E2%82%AC"),
+            ("%zz%a", "%zz%A"),
+            ("%%ab", "%%AB"),
+            ("/%2fff", "/%2Fff"),
+        ];
+        for (text, want) in rows {
+            assert_eq!(triplets(text), want);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use waypoint_model::{Action, Expr, Policy, PolicyKey, Test};
 use crate::attributes::{Attributes, Head};
 use crate::compile;
 use crate::decision::{Denial, DenyReason, HeadVerdict, Permit, Record, RuleName, Shadow};
+use crate::port;
 use crate::rules::{Rule, Rules, Wanted};
 
 /// All rules of one destination port, compiled. Immutable; cheap to ask from many threads.
@@ -138,6 +139,24 @@ impl PolicySet {
             dry_run: building.dry_run.map(LayerBuilding::finish),
             unavailable: building.unavailable,
         }
+    }
+
+    /// As [`Self::compile`], for one port: what a rule asks for that can hold on other ports only, is not read there.
+    #[must_use]
+    pub fn compile_at(
+        port: u16,
+        policies: &[Arc<Policy>],
+        missing: &[PolicyKey],
+        opaque: bool,
+        generation: u64,
+    ) -> Self {
+        let set = Self::compile(policies, missing, opaque, generation);
+        if !asks_port(policies) {
+            return set;
+        }
+        let here: Vec<Arc<Policy>> = policies.iter().map(|policy| port::at(policy, port)).collect();
+        let server_name = any_test(&here, |test| matches!(test, Test::Sni(_)));
+        Self { reads: if opaque { Reads::Opaque } else { reads(&here) }, server_name, ..set }
     }
 
     /// What has to be read before this set can judge.
@@ -380,6 +399,12 @@ fn reads(policies: &[Arc<Policy>]) -> Reads {
     } else {
         Reads::Http
     }
+}
+
+/// Whether what these policies ask for may differ from port to port.
+#[must_use]
+pub fn asks_port(policies: &[Arc<Policy>]) -> bool {
+    any_test(policies, port::asks)
 }
 
 /// Whether any leaf of any rule is one that is wanted.

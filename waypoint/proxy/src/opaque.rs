@@ -1,5 +1,7 @@
 //! Opaque bytes both ways: judged once, carried for as long as they last, judged again when the policies change.
 
+mod bounds;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,6 +13,8 @@ use http::{HeaderMap, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use waypoint_policy::Permit;
+
+use bounds::Counted;
 
 use crate::context::StreamContext;
 use crate::detect;
@@ -127,16 +131,17 @@ async fn carry(
     log.opened();
     let counters = Counters::default();
     let ended = tokio::select! {
-        copied = join(downstream, first, upstream, &counters) => Some(copied),
-        () = no_longer_allowed(destination, cx) => None,
+        copied = join(downstream, first, upstream, &counters) => Ok(copied),
+        () = no_longer_allowed(destination, cx) => Err("closed_by_policy_change"),
+        why = bounds::over(destination.stream_bounds, &counters) => Err(why),
         never = log.report(&counters) => match never {},
     };
     log.count(&counters);
     match ended {
-        Some(Ok(())) => log.ended("-", String::new()),
-        Some(Err(CopyError::Downstream(error))) => log.ended("DC", error.to_string()),
-        Some(Err(CopyError::Upstream(error))) => log.ended("UC", error.to_string()),
-        None => log.ended("-", "closed_by_policy_change".to_owned()),
+        Ok(Ok(())) => log.ended("-", String::new()),
+        Ok(Err(CopyError::Downstream(error))) => log.ended("DC", error.to_string()),
+        Ok(Err(CopyError::Upstream(error))) => log.ended("UC", error.to_string()),
+        Err(why) => log.ended("-", why.to_owned()),
     }
 }
 
@@ -221,29 +226,22 @@ async fn join(
 }
 
 /// Any two streams that reset when dropped before their end. Gives the downstream back when both ended.
-async fn streams<A: Io, B: Io>(
-    mut a: A,
-    first: &[u8],
-    mut b: B,
-    counters: &Counters,
-) -> Result<A, CopyError> {
+async fn streams<A: Io, B: Io>(a: A, first: &[u8], mut b: B, counters: &Counters) -> Result<A, CopyError> {
     b.write_all(first).await.map_err(CopyError::Upstream)?;
-    let copied = tokio::io::copy_bidirectional(&mut a, &mut b).await;
-    let (up, down) = copied.map_err(CopyError::Upstream)?;
-    counters.from_client.store(first.len() as u64 + up, Relaxed);
-    counters.from_upstream.store(down, Relaxed);
-    Ok(a)
+    counters.from_client.store(first.len() as u64, Relaxed);
+    let mut a = Counted { io: a, counters };
+    tokio::io::copy_bidirectional(&mut a, &mut b).await.map_err(CopyError::Upstream)?;
+    Ok(a.io)
 }
 
 /// Plain on both sides. What breaks on one side is a RST on the other, never a clean end; so it is when this is dropped.
 async fn sockets(a: TcpStream, first: &[u8], b: TcpStream, counters: &Counters) -> Result<(), CopyError> {
     let (mut a, mut b) = (ResetOnDrop::of(a), ResetOnDrop::of(b));
     b.socket.write_all(first).await.map_err(CopyError::Upstream)?;
-    let copied = tokio::io::copy_bidirectional(&mut a.socket, &mut b.socket).await;
-    let (up, down) = copied.map_err(CopyError::Upstream)?;
+    counters.from_client.store(first.len() as u64, Relaxed);
+    let mut counted = Counted { io: &mut a.socket, counters };
+    tokio::io::copy_bidirectional(&mut counted, &mut b.socket).await.map_err(CopyError::Upstream)?;
     (a.ended, b.ended) = (true, true);
-    counters.from_client.store(first.len() as u64 + up, Relaxed);
-    counters.from_upstream.store(down, Relaxed);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use certs::{MeshTls, TrustDomains};
 use istio_integration::feeds::file::{self, Folder, LoadError, Loaded, load};
 use istio_integration::feeds::istiod::{self, Emitted, HeldResources};
 use serde_json::Value;
@@ -63,16 +64,17 @@ impl From<istiod::Finding> for Finding {
 pub struct Applier {
     config: ConfigCell,
     telemetry: Telemetry,
+    tls: MeshTls,
     status: watch::Sender<Arc<FeedStatus>>,
     said: HashSet<String>,
     workers: Handle,
 }
 
 impl Applier {
-    /// Applies to `config`. Pools that a new configuration makes work on `workers`.
+    /// Applies to `config`, and to `tls` whose clients are accepted. Pools that a new configuration makes work on `workers`.
     #[must_use]
-    pub fn new(config: ConfigCell, telemetry: Telemetry, workers: Handle) -> Self {
-        Self { config, telemetry, status: watch::Sender::default(), said: HashSet::new(), workers }
+    pub fn new(config: ConfigCell, telemetry: Telemetry, tls: MeshTls, workers: Handle) -> Self {
+        Self { config, telemetry, tls, status: watch::Sender::default(), said: HashSet::new(), workers }
     }
 
     /// What the newest configuration said.
@@ -89,6 +91,9 @@ impl Applier {
 
     fn serve(&mut self, mesh: &Arc<MeshConfig>, findings: Vec<Finding>, held: HeldResources) {
         self.telemetry.named_by_policies(mesh);
+        if let Some(aliases) = mesh.trust_domains.clone() {
+            self.tls.set_trust_domains(TrustDomains { aliases });
+        }
         let generation = {
             let _traffic = self.workers.enter();
             self.config.apply(mesh)

@@ -112,7 +112,8 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let export = core.export(workers);
 
     let mut background = Background::default();
-    let applier = Applier::new(core.config.clone(), core.telemetry.clone(), workers.clone());
+    let applier =
+        Applier::new(core.config.clone(), core.telemetry.clone(), core.tls.clone(), workers.clone());
     let status = applier.status();
     let control_plane = follow(&launch.mesh, applier, &mut background)?;
     let report = report_certificate(core.tls.clone(), core.telemetry.clone());

@@ -4,6 +4,7 @@
 //! policies see its claims. Two tokens that differ are refused: Istio leaves open which of them would count.
 
 mod cache;
+mod fetch;
 mod keys;
 mod locations;
 mod rejection;
@@ -11,6 +12,8 @@ mod remote;
 mod rule;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod through_clusters;
 mod token;
 
 use std::collections::HashMap;
@@ -27,7 +30,7 @@ use waypoint_model::JwtRule;
 
 pub(crate) use cache::Cache;
 pub use rejection::Rejection;
-pub(crate) use remote::{RemoteKeys, Source};
+pub(crate) use remote::{RemoteKeys, Source, Way};
 use rule::Rule;
 use token::Token;
 

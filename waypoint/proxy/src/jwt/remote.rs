@@ -5,22 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use bytes::Bytes;
-use http::header::HOST;
-use http::{Request, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use waypoint_model::ClusterKey;
 
+use super::fetch::{FetchError, fetch};
 use super::keys::KeySet;
 use super::rejection::Rejection;
-
-/// Largest set that is read, in bytes.
-const MAX_SET: usize = 1 << 20;
+use crate::upstream::{Cluster, Upstreams};
 
 /// After a failed fetch, none is tried for this long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -34,9 +27,17 @@ pub(crate) struct Source {
     pub(crate) cache: Duration,
 }
 
+/// The way to a source's cluster.
+pub(crate) struct Way {
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) cluster: Arc<Cluster>,
+}
+
 /// The keys of one source. They outlive a snapshot.
 pub(crate) struct RemoteKeys {
     source: Source,
+    /// To the cluster of the newest snapshot; `None` where it names none, or one that nobody delivered.
+    way: ArcSwapOption<Way>,
     newest: ArcSwapOption<Fetched>,
     /// Held while fetching; when the last fetch failed.
     fetching: Mutex<Option<Instant>>,
@@ -50,33 +51,11 @@ struct Fetched {
     at: Instant,
 }
 
-/// Why there are no keys. Told to the log, never to a client.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("keys of a cluster are not fetched yet: {0}")]
-    Cluster(ClusterKey),
-    #[error("only http:// is fetched, and its server's name or address must be there")]
-    Uri,
-    #[error("it took longer than {0:?}")]
-    Timeout(Duration),
-    #[error("cannot connect")]
-    Connect(#[source] std::io::Error),
-    #[error("the exchange failed")]
-    Exchange(#[source] hyper::Error),
-    #[error("the connection ended")]
-    Ended,
-    #[error("answered with {0}")]
-    Status(http::StatusCode),
-    #[error("the answer is cut off or larger than {MAX_SET} bytes")]
-    Body,
-    #[error("the answer holds no usable key")]
-    NoKeys,
-}
-
 impl RemoteKeys {
     pub(crate) fn new(source: Source) -> Arc<Self> {
         Arc::new(Self {
             source,
+            way: ArcSwapOption::empty(),
             newest: ArcSwapOption::empty(),
             fetching: Mutex::new(None),
             refreshing: AtomicBool::new(false),
@@ -86,6 +65,11 @@ impl RemoteKeys {
 
     pub(super) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// From now on they are fetched this way (called when a snapshot was built).
+    pub(crate) fn go(&self, way: Option<Way>) {
+        self.way.store(way.map(Arc::new));
     }
 
     /// The keys, fetched if there are none that may still be used. Cancel safe.
@@ -136,7 +120,8 @@ impl RemoteKeys {
             return Err(Rejection::Fetch);
         }
         let timeout = self.source.timeout;
-        let fetched = tokio::time::timeout(timeout, fetch(&self.source)).await;
+        let way = self.way.load_full();
+        let fetched = tokio::time::timeout(timeout, fetch(&self.source, way.as_deref())).await;
         match fetched.unwrap_or(Err(FetchError::Timeout(timeout))) {
             Ok(keys) => {
                 let keys = Arc::new(keys);
@@ -145,7 +130,7 @@ impl RemoteKeys {
                 Ok(keys)
             }
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = causes(&error);
                 tracing::warn!(uri = self.source.uri, %error, cause, "JWKS cannot be fetched");
                 *failed = Some(Instant::now());
                 Err(Rejection::Fetch)
@@ -154,37 +139,10 @@ impl RemoteKeys {
     }
 }
 
-async fn fetch(source: &Source) -> Result<KeySet, FetchError> {
-    if let Some(cluster) = &source.cluster {
-        // The seam for clusters: connect to one of its endpoints here instead of to the URI's host.
-        return Err(FetchError::Cluster(cluster.clone()));
-    }
-    let uri: Uri = source.uri.parse().map_err(|_malformed| FetchError::Uri)?;
-    let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(FetchError::Uri);
-    };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80)));
-    let stream = stream.await.map_err(FetchError::Connect)?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(FetchError::Exchange)?;
-    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let request = Request::get(path).header(HOST, authority.as_str()).body(Empty::<Bytes>::new());
-    let request = request.map_err(|_malformed| FetchError::Uri)?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(FetchError::Exchange)?;
-        if !response.status().is_success() {
-            return Err(FetchError::Status(response.status()));
-        }
-        let body = Limited::new(response.into_body(), MAX_SET).collect().await;
-        Ok(body.map_err(|_cut| FetchError::Body)?.to_bytes())
-    };
-    tokio::pin!(exchange, connection);
-    let text = tokio::select! {
-        biased; // An answer that came with the connection's end is an answer.
-        text = &mut exchange => text,
-        _ended = &mut connection => exchange.await.map_err(|_lost| FetchError::Ended),
-    }?;
-    let keys = KeySet::parse(&text);
-    if keys.is_empty() { Err(FetchError::NoKeys) } else { Ok(keys) }
+/// What an error came from, outermost first.
+fn causes(error: &FetchError) -> Option<String> {
+    let first = std::error::Error::source(error);
+    let all: Vec<String> =
+        std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect();
+    (!all.is_empty()).then(|| all.join(": "))
 }

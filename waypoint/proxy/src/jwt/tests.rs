@@ -15,7 +15,7 @@ use waypoint_model::{Jwks, JwtLocations};
 use super::*;
 
 /// Someone who signs.
-struct Signer {
+pub(super) struct Signer {
     alg: &'static str,
     kid: &'static str,
     key: Key,
@@ -45,7 +45,7 @@ impl Signer {
         Self { alg, kid, key: Key::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap(), encoding) }
     }
 
-    fn ec(alg: &'static str, kid: &'static str) -> Self {
+    pub(super) fn ec(alg: &'static str, kid: &'static str) -> Self {
         let (algorithm, curve): (&'static EcdsaSigningAlgorithm, _) = match alg {
             "ES384" => (&signature::ECDSA_P384_SHA384_FIXED_SIGNING, "P-384"),
             "ES512" => (&signature::ECDSA_P521_SHA512_FIXED_SIGNING, "P-521"),
@@ -63,7 +63,7 @@ impl Signer {
         Self { alg, kid, key: Key::Secret(Box::new(hmac::Key::new(hash, secret)), secret.to_vec()) }
     }
 
-    fn jwk(&self) -> Value {
+    pub(super) fn jwk(&self) -> Value {
         let mut jwk = match &self.key {
             Key::Rsa(pair, _) => {
                 // RSAPublicKey (RFC 8017 §A.1.1) of 2048 bits: nine bytes, the modulus, two bytes, the exponent.
@@ -98,7 +98,7 @@ impl Signer {
         }
     }
 
-    fn sign(&self, payload: &Value) -> String {
+    pub(super) fn sign(&self, payload: &Value) -> String {
         let mut header = json!({"alg": self.alg, "typ": "JWT"});
         if !self.kid.is_empty() {
             header["kid"] = self.kid.into();
@@ -113,7 +113,7 @@ fn jwks(signers: &[&Signer]) -> Jwks {
     Jwks::Inline(json!({ "keys": keys }).to_string().into())
 }
 
-fn rule(issuer: &str, keys: Jwks) -> JwtRule {
+pub(super) fn rule(issuer: &str, keys: Jwks) -> JwtRule {
     JwtRule {
         issuer: issuer.to_owned(),
         audiences: Vec::new(),
@@ -141,7 +141,7 @@ fn bearing(token: &str) -> Parts {
     request("/", &[("authorization", &format!("Bearer {token}"))])
 }
 
-async fn ask(rules: &Authentication, token: &str) -> Result<Option<Value>, Rejection> {
+pub(super) async fn ask(rules: &Authentication, token: &str) -> Result<Option<Value>, Rejection> {
     let verified = rules.authenticate(&mut bearing(token)).await?;
     Ok(verified.map(|verified| verified.claims().clone()))
 }
@@ -385,7 +385,10 @@ fn claims_can_be_assumed_where_a_rule_accepts_them() {
 }
 
 /// Serves `body` with `status` to everyone, and counts.
-async fn key_server(status: &'static str, body: String) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+pub(super) async fn key_server(
+    status: &'static str,
+    body: String,
+) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, served) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&served);

@@ -169,12 +169,28 @@ impl PathRewriter {
             }
         };
         match new {
+            // Servers would resolve it, and serve what no policy was asked about.
+            Some(new) if has_dot_segments(&new) => nowhere(),
             Some(new) if new.starts_with('/') => Ok(new),
             Some(new) => Ok(format!("/{new}")),
             // A path that is not the one that was matched is sent nowhere: reading an empty URI is an error.
-            None => Uri::try_from("").map(|_| String::new()).map_err(Into::into),
+            None => nowhere(),
         }
     }
+}
+
+/// Reading an empty URI is an error.
+fn nowhere() -> Result<String, http::Error> {
+    Uri::try_from("").map(|_| String::new()).map_err(Into::into)
+}
+
+/// Whether a segment is `.` or `..`, however it is written.
+fn has_dot_segments(path: &str) -> bool {
+    let is_dots = |segment: &str| {
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        matches!(plain.as_str(), "." | "..")
+    };
+    path.split(['/', '\\']).any(|segment| segment.starts_with(['.', '%']) && is_dots(segment))
 }
 
 /// Reads a substitution: a backslash goes before the digit of a group, or before a backslash.
@@ -282,6 +298,25 @@ mod tests {
             let parts = rewritten(path, &rewrite, &segments(prefix)).unwrap();
             assert_eq!(parts.uri.to_string(), want, "{path} {prefix} {replacement}");
         }
+    }
+
+    #[test]
+    fn a_path_that_got_dot_segments_is_sent_nowhere() {
+        let prefix = |to: &str| Rewrite { hostname: None, path: Some(PathRewrite::Prefix(to.to_owned())) };
+        let rows = [
+            ("/a/..x", "/b", Some("/b/..x")),
+            ("/a/x", "/b/..", None),
+            ("/a/./x", "/b", None),
+            ("/a/%2e%2E/x", "/b", None),
+            ("/a/...", "/b", Some("/b/...")),
+            ("/a/%2e%2ex", "/b", Some("/b/%2e%2ex")),
+        ];
+        for (path, to, want) in rows {
+            let got = rewritten(path, &prefix(to), &segments("/a"));
+            assert_eq!(got.ok().map(|parts| parts.uri.path().to_owned()).as_deref(), want, "{path} {to}");
+        }
+        let joined = rewritten("/a./x", &prefix("/b/."), &Matched::Text("/a".into()));
+        assert!(joined.is_err(), "what was matched and what replaces it make one together");
     }
 
     #[test]

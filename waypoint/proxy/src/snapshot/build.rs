@@ -7,11 +7,11 @@ use waypoint_model::{
     Backend, BackendTarget, Chain, ClusterKey, CollectorAddress, JwtRule, MeshConfig, Pods, Policy,
     PolicyKey, Rewrite, Route, RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort,
 };
-use waypoint_policy::PolicySet;
+use waypoint_policy::{PolicySet, asks_port};
 
 use super::pods::PodDestinations;
 use super::{Destination, Snapshot};
-use crate::jwt::{Authentication, Cache, Fetched, Source};
+use crate::jwt::{Authentication, Cache, Fetched, Source, Way};
 use crate::routing::table::RouteTable;
 use crate::telemetry::{Plans, PlansBuilding};
 use crate::upstream::{Cluster, Upstreams};
@@ -65,6 +65,9 @@ pub(super) fn build(
     }
     snapshot.collectors = collectors(mesh, &mut clusters);
     snapshot.fetched = tokens.in_use();
+    for (source, keys) in &snapshot.fetched {
+        keys.go(clusters.way_to(source));
+    }
     plans.finish();
     let mut clusters: Vec<_> = clusters.made.into_values().chain(clusters.named.into_values()).collect();
     let before = previous.and_then(|snapshot| snapshot.pods.as_ref());
@@ -176,6 +179,12 @@ impl Clusters<'_> {
         Some(cluster)
     }
 
+    /// How keys are fetched that are fetched through a cluster; `None` where that was not delivered.
+    fn way_to(&mut self, source: &Source) -> Option<Way> {
+        let cluster = self.named(source.cluster.as_ref()?)?;
+        Some(Way { upstreams: Arc::clone(self.upstreams), cluster })
+    }
+
     /// Where a port leads that no route takes a request of.
     fn of_port(&mut self, service: &Arc<Service>, number: u16, port: &ServicePort) -> Option<Arc<Cluster>> {
         match &port.chain.cluster {
@@ -220,7 +229,7 @@ impl Clusters<'_> {
 /// All policies that a port of a service is subject to, compiled; a key that nobody delivered denies.
 pub(crate) fn attached(mesh: &MeshConfig, service: &Service, port: u16, opaque: bool) -> PolicySet {
     match service.ports.get(&port) {
-        Some(port) => Attached::new(mesh, service, port).compile(opaque, 0),
+        Some(own) => Attached::new(mesh, service, own).compile(Some(port), opaque, 0),
         None => PolicySet::compile(&[], &[PolicyKey::new("", "a port that is not known")], opaque, 0),
     }
 }
@@ -243,8 +252,13 @@ impl Attached {
         Self { policies, missing: missing.chain(unusable).collect() }
     }
 
-    fn compile(&self, opaque: bool, generation: u64) -> PolicySet {
-        PolicySet::compile(&self.policies, &self.missing, opaque, generation)
+    /// `port`: where it is attached; `None`: on every port alike.
+    fn compile(&self, port: Option<u16>, opaque: bool, generation: u64) -> PolicySet {
+        let (policies, missing) = (&self.policies, &self.missing);
+        match port {
+            Some(port) => PolicySet::compile_at(port, policies, missing, opaque, generation),
+            None => PolicySet::compile(policies, missing, opaque, generation),
+        }
     }
 
     fn is_same_as(&self, before: &[Arc<Policy>]) -> bool {
@@ -271,7 +285,9 @@ fn destinations(
         let siblings =
             ports.values().chain(previous.and_then(|before| before.port(&service.key.hostname, *number)));
         let policies_whole = attached.missing.is_empty();
-        let Policies { policies, policy, opaque_policy } = compile(attached, siblings, generation);
+        // Port 0 stands for every port of workloads that are addressed by their own address.
+        let here = Some(*number).filter(|number| *number != 0);
+        let Policies { policies, policy, opaque_policy } = compile(here, attached, siblings, generation);
         let keys = service.routes.iter().chain(&port.chain.routes);
         let routes: Vec<Arc<Route>> = keys.map(|key| route(mesh, key)).collect();
         let routes = RouteTable::compile(*number, &routes, &cluster, &mut |target| clusters.find(target));
@@ -288,6 +304,7 @@ fn destinations(
             jwt: tokens.compile(service, *number, port),
             routes,
             streams: clusters.of_streams(service, *number, port),
+            stream_bounds: port.chain.stream_bounds,
             cluster,
             telemetry: port.chain.telemetry.as_ref().map(|settings| plans.plan(settings)),
         };
@@ -305,17 +322,20 @@ struct Policies {
 
 /// Compiles, unless a port before this one, or the same port of the snapshot before, has the very same policies.
 fn compile<'a>(
+    port: Option<u16>,
     attached: Attached,
     mut siblings: impl Iterator<Item = &'a Arc<Destination>>,
     generation: u64,
 ) -> Policies {
-    if let Some(before) =
-        siblings.find(|before| attached.is_same_as(&before.policies) && before.policies_whole)
+    let asks_port = asks_port(&attached.policies);
+    let alike = |before: &&Arc<Destination>| !asks_port || port == Some(before.port);
+    if let Some(before) = siblings
+        .find(|before| alike(before) && attached.is_same_as(&before.policies) && before.policies_whole)
     {
         let (policy, opaque_policy) = (Arc::clone(&before.policy), Arc::clone(&before.opaque_policy));
         return Policies { policies: attached.policies, policy, opaque_policy };
     }
-    let compiled = |opaque| Arc::new(attached.compile(opaque, generation));
+    let compiled = |opaque| Arc::new(attached.compile(port, opaque, generation));
     let (policy, opaque_policy) = (compiled(false), compiled(true));
     Policies { policies: attached.policies, policy, opaque_policy }
 }

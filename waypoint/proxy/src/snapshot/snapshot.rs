@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hbone::Target;
-use waypoint_model::{ClusterKey, MeshConfig, PathNormalization, Policy, Protocol, Service, Workload};
+use waypoint_model::{
+    ClusterKey, MeshConfig, PathNormalization, Policy, Protocol, Service, StreamBounds, Workload,
+};
 use waypoint_policy::PolicySet;
 
 use super::pods::PodDestinations;
@@ -61,6 +63,8 @@ pub struct Destination {
     pub cluster: Arc<Cluster>,
     /// Where opaque streams go, by weight; empty: to `cluster`.
     pub(crate) streams: Vec<(Arc<Cluster>, u32)>,
+    /// How long opaque streams may last.
+    pub(crate) stream_bounds: StreamBounds,
     /// What is told of its traffic; `None`: the settings of the process.
     pub(crate) telemetry: Option<Arc<Plan>>,
 }
@@ -114,6 +118,7 @@ impl Destination {
             routes,
             cluster,
             streams: Vec::new(),
+            stream_bounds: self.stream_bounds,
             telemetry: self.telemetry.clone(),
         }
     }

@@ -67,6 +67,11 @@ impl Cluster {
         }
     }
 
+    /// Whether TLS is spoken to its endpoints, beside any tunnel.
+    pub(crate) fn originates_tls(&self) -> bool {
+        self.terms.tls.is_some()
+    }
+
     /// Whether a request may be tried again: where a cluster bounds retries, it `holds` one for as long as it tries.
     pub(super) fn may_retry(&self, holds: &mut Option<Taken>) -> bool {
         if holds.is_none() {

@@ -8,6 +8,7 @@ mod group;
 mod health;
 mod nearest;
 mod originate;
+mod own;
 mod pool;
 mod priorities;
 mod resolve;

@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Lookups at once: each holds a thread.
 const LOOKUPS: usize = 8;
 
+/// A lookup that takes longer has failed, and lets another have its turn; its thread ends when the system gives up.
+const LONGEST: Duration = Duration::from_secs(10);
+
 /// Addresses of one name that are kept.
 const ADDRESSES: usize = 32;
 
@@ -169,8 +172,9 @@ impl Name {
         let inner = &self.resolver.0;
         // The semaphore is never closed.
         let _one_of_few = inner.lookups.acquire().await.ok();
-        let told = (inner.ask)(self.host.clone(), self.port).await;
-        self.keep(told);
+        let told = tokio::time::timeout(LONGEST, (inner.ask)(self.host.clone(), self.port)).await;
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer");
+        self.keep(told.unwrap_or_else(|_elapsed| Err(late())));
         self.asking.store(false, Ordering::Release);
         self.answered.notify_waiters();
     }
@@ -317,6 +321,31 @@ mod tests {
         pass(2).await;
         table.say(Some(vec!["10.0.0.1"]));
         assert_eq!(table.ips().await, ["10.0.0.1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_whose_resolver_is_silent_do_not_keep_others_waiting_for_ever() {
+        let resolver = Resolver::new(Clock::start(), CancellationToken::new(), |host, port| {
+            Box::pin(async move {
+                if host.starts_with("silent") {
+                    std::future::pending::<()>().await;
+                }
+                Ok(vec![SocketAddr::new([10, 0, 0, 1].into(), port)])
+            })
+        });
+        let silent: Vec<_> =
+            (0..LOOKUPS).map(|n| Name::new(&format!("silent{n}.example"), 80, &resolver)).collect();
+        for name in &silent {
+            assert!(!name.leads_to("10.0.0.1:80".parse().unwrap()));
+        }
+        tokio::task::yield_now().await;
+        let name = Name::new("host.example", 80, &resolver);
+        assert!(name.addresses().await.is_err(), "all turns are taken");
+        pass(LONGEST.as_secs()).await;
+        assert!(name.addresses().await.is_ok());
+        let error = silent[0].rotated().unwrap_err();
+        let ConnectError::Unresolved(_, cause) = &error else { panic!("{error:?}") };
+        assert_eq!(cause.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,6 +69,7 @@ pub(super) fn join(
         routes: routed.routes,
         clusters: Map::new(),
         path_normalization: options.path_normalization,
+        trust_domains: None,
     };
     (mesh, findings)
 }

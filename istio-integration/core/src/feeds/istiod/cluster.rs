@@ -81,6 +81,7 @@ pub fn translate(decoded: &Decoded<Wire>) -> Option<TranslatedCluster> {
     Some(TranslatedCluster {
         cluster,
         endpoints_from,
+        own_destination: is_own_destination(wire),
         mutual_tls,
         refused: faults.refused,
         notes: faults.notes,
@@ -134,7 +135,10 @@ fn endpoints(wire: &Wire, faults: &mut Faults<'_>) -> (Vec<ClusterEndpoint>, Opt
             (read.endpoints, None)
         }
         Some(DiscoveryType::OriginalDst) => {
-            faults.unusable("the stream's own destination as endpoint is not supported");
+            // Of a service of our own the destination is known; elsewhere its client would choose whom we dial.
+            if !is_own_destination(wire) {
+                faults.unusable("the stream's own destination as endpoint is not supported");
+            }
             Default::default()
         }
         None => {
@@ -142,6 +146,13 @@ fn endpoints(wire: &Wire, faults: &mut Faults<'_>) -> (Vec<ClusterEndpoint>, Opt
             Default::default()
         }
     }
+}
+
+/// Whether streams go on to the very address that they were sent to: a service that this waypoint fronts, without endpoints
+/// (a ServiceEntry of `resolution: NONE`).
+fn is_own_destination(wire: &Wire) -> bool {
+    let original = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32));
+    wire.cluster_discovery_type == original && wire.name.starts_with("inbound-vip|")
 }
 
 fn balancing(wire: &Wire, faults: &mut Faults<'_>) -> Balancing {
@@ -329,19 +340,28 @@ mod tests {
 
     #[test]
     fn what_cannot_be_carried_out_is_unusable_by_name() {
-        let rows = [
-            (
-                "inbound-vip_80_http_none.example.com",
-                "the stream's own destination as endpoint is not supported",
-            ),
-            (
-                "inbound-vip_80_http_wild.wild.example.com",
-                "endpoints of type envoy.clusters.dynamic_forward_proxy are not supported",
-            ),
-        ];
+        let rows = [(
+            "inbound-vip_80_http_wild.wild.example.com",
+            "endpoints of type envoy.clusters.dynamic_forward_proxy are not supported",
+        )];
         for (name, want) in rows {
             assert_eq!(dumped(name).cluster.unusable.as_deref(), Some(want), "{name}");
         }
+    }
+
+    #[test]
+    fn only_a_service_of_our_own_is_reached_at_its_own_address() {
+        let none = dumped("inbound-vip_80_http_none.example.com");
+        assert_eq!((none.own_destination, none.cluster.unusable), (true, None));
+        let original = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32));
+        let elsewhere = Wire {
+            name: "outbound|80||none.example.com".to_owned(),
+            cluster_discovery_type: original,
+            ..Wire::default()
+        };
+        let raw = prost::Message::encode_to_vec(&elsewhere);
+        let translated = translate(&decode::<Wire>(raw.into()).unwrap()).expect("no plumbing");
+        assert!(!translated.own_destination && translated.cluster.unusable.is_some());
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn endpoint(wire: &LbEndpoint, group: &LocalityLbEndpoints) -> Result<ClusterEnd
 }
 
 /// An endpoint on this host would be our own admin port, or a neighbour that trusts the loopback. Nothing in a mesh is there.
-fn our_own(address: &EndpointAddress) -> Option<String> {
+pub(super) fn our_own(address: &EndpointAddress) -> Option<String> {
     let local = match address {
         EndpointAddress::Socket(socket) => is_local(socket.ip()),
         EndpointAddress::Host(host, _) => {

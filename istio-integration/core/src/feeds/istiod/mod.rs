@@ -16,6 +16,7 @@ mod intake;
 mod kind;
 mod listener;
 mod node;
+mod own_destination;
 mod service;
 mod state;
 mod transport;

@@ -11,23 +11,25 @@ use istio_protos::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use istio_protos::envoy::config::listener::v3::Listener;
 use istio_protos::istio::workload::Address;
 use istio_protos::{What, decode};
-use waypoint_model::{MeshConfig, WorkloadUid};
+use waypoint_model::{ClusterKey, MeshConfig, WorkloadUid};
 use xds_client::Resource;
 
 use super::apply::{Emitted, Finding, Severity};
 use super::fronted::Fronted;
 use super::held::{HeldResources, Version};
-use super::listener::concerns_all;
+use super::listener::{MAIN, concerns_all};
 use super::upstreams::Upstreams;
 use super::{
     Index, Kind, Listeners, Own, Refused, Translated, TranslatedCluster, TranslatedEndpoints, cluster,
-    endpoint,
+    endpoint, own_destination,
 };
 
 /// All resources by type and name, and what they were translated to.
 pub(super) struct State {
     index: Index,
     upstreams: Upstreams,
+    /// Clusters whose endpoint is the address of their service.
+    own_destinations: BTreeSet<ClusterKey>,
     translator: Listeners,
     listeners: BTreeMap<Arc<str>, Translated>,
     fronted: Fronted,
@@ -55,6 +57,7 @@ impl State {
         Self {
             index: Index::new(own),
             upstreams: Upstreams::default(),
+            own_destinations: BTreeSet::new(),
             translator: Listeners::default(),
             listeners: BTreeMap::new(),
             fronted: Fronted::default(),
@@ -109,8 +112,14 @@ impl State {
         let moved = std::mem::take(&mut self.moved);
         let index = &self.index;
         let who = |ip| index.at(ip).map(|workload| workload.uid.clone());
-        let clusters = self.upstreams.joined(&who, &moved).clone();
+        let mut clusters = self.upstreams.joined(&who, &moved).clone();
         self.fronted.join(self.listeners.values(), &self.index);
+        for key in &self.own_destinations {
+            if let Some(cluster) = clusters.get_mut(key) {
+                let service = self.fronted.services.get(&cluster.service);
+                *cluster = Arc::new(own_destination::settle(cluster, service, &who));
+            }
+        }
         let mesh = MeshConfig {
             services: self.fronted.services.clone(),
             pods: self.fronted.pods.clone(),
@@ -118,6 +127,7 @@ impl State {
             policies: self.fronted.policies.clone(),
             routes: self.fronted.routes.clone(),
             clusters,
+            trust_domains: self.listeners.values().find_map(|listener| listener.trust_domains.clone()),
             ..MeshConfig::default()
         };
         let newer = self.newer_fields.iter().map(|message| Finding {
@@ -189,14 +199,18 @@ impl State {
             Err(error) => return Said::refuse(name, &error),
         };
         // Plumbing has no place here; what had its name before goes.
-        let Some(TranslatedCluster { cluster, endpoints_from, mutual_tls, refused, notes }) = translated
-        else {
+        let Some(told) = translated else {
             self.upstreams.remove_cluster(name);
             return Said::default();
         };
+        let TranslatedCluster { cluster, endpoints_from, own_destination, mutual_tls, refused, notes } = told;
         let said = Said { refused, unusable: unusable(name, cluster.unusable.as_ref()), notes };
         // Without a good version before, it is there and says why it is not served.
         if said.refused.is_empty() || !self.upstreams.has_cluster(name) {
+            match own_destination {
+                true => self.own_destinations.insert(cluster.key.clone()),
+                false => self.own_destinations.remove(&cluster.key),
+            };
             self.upstreams.set_cluster(Arc::clone(name), cluster, endpoints_from, mutual_tls);
         }
         said
@@ -220,9 +234,10 @@ impl State {
             Ok(decoded) => decoded,
             Err(error) => return Said::refuse(name, &error),
         };
-        // A finding in a chain is charged to it. Another concerns the whole listener: the last good one stays, and where
-        // there is none the translator sees to it that nothing is served.
-        if decoded.findings.iter().any(concerns_all) && self.listeners.contains_key(name) {
+        // What stands outside of the chains of the tunnel's listener leaves the last good one in force; without one, nothing
+        // is served. Of the main listener the translator takes up what it can.
+        let outside = decoded.findings.iter().any(concerns_all);
+        if outside && &**name != MAIN && self.listeners.contains_key(name) {
             return Said { refused: unknown(name, &decoded.findings), ..Said::default() };
         }
         let translated = self.translator.translate(&decoded);

@@ -8,6 +8,7 @@ use istio_protos::envoy::config::core::v3::TransportSocket;
 use istio_protos::envoy::config::core::v3::transport_socket::ConfigType;
 use istio_protos::envoy::extensions::transport_sockets::internal_upstream::v3::InternalUpstreamTransport;
 use istio_protos::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use istio_protos::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use istio_protos::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, SdsSecretConfig, UpstreamTlsContext,
 };
@@ -131,6 +132,10 @@ fn upstream_tls(context: &UpstreamTlsContext) -> Result<UpstreamTls, String> {
         alpn: common.alpn_protocols.iter().filter(|name| !name.starts_with("istio")).cloned().collect(),
         ..UpstreamTls::default()
     };
+    let versions = common.tls_params.as_ref().map(|params| params.tls_minimum_protocol_version());
+    if versions == Some(TlsProtocol::TlSv13) {
+        return Err("TLS 1.3 and no other toward a server is not supported".to_owned());
+    }
     if let Some(own) = common.tls_certificate_sds_secret_configs.first() {
         tls.client_files = Some(own_files(own)?);
     }

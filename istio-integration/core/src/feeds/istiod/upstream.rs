@@ -18,6 +18,8 @@ pub struct TranslatedCluster {
     pub cluster: Cluster,
     /// The name under which its endpoints are asked for (EDS), its own or `service_name`; `None`: they stand in the cluster.
     pub endpoints_from: Option<Arc<str>>,
+    /// Whether its one endpoint is the address of its service.
+    pub own_destination: bool,
     /// Which of its endpoints cannot be used.
     pub mutual_tls: MutualTls,
     /// What was not understood: the reasons of a NACK.

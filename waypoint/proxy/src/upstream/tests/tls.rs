@@ -192,6 +192,24 @@ async fn a_certificate_must_have_the_right_root_and_a_right_name() {
 }
 
 #[tokio::test]
+async fn what_the_waypoint_itself_fetches_goes_by_the_clusters_tls() {
+    let (folder, ours, theirs) = (tempfile::tempdir().unwrap(), Authority::new(), Authority::new());
+    let ca_file = Some(ours.write(folder.path(), "ca.pem"));
+    let tls = UpstreamTls { sni: Some("keys.example".to_owned()), ca_file, ..UpstreamTls::default() };
+    for (authority, trusted) in [(&ours, true), (&theirs, false)] {
+        let (server, names) = Web::new(authority, &["keys.example"]).start().await;
+        let client = client(&server, tls.clone(), None);
+        let request = Request::get("https://keys.example/jwks").body(()).unwrap();
+        let fetched = soon(client.upstreams.fetch(&client.cluster, request)).await;
+        assert_eq!(fetched.is_ok(), trusted, "{:?}", fetched.err());
+        assert_eq!(server.seen.requests(), usize::from(trusted));
+        if trusted {
+            assert_eq!(*names.lock().unwrap(), ["keys.example"]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_server_name_each_host_has_connections_of_its_own() {
     let (folder, ours) = (tempfile::tempdir().unwrap(), Authority::new());
     let ca_file = Some(ours.write(folder.path(), "ca.pem"));

@@ -10,7 +10,9 @@ use istio_protos::envoy::extensions::filters::network::http_connection_manager::
 use istio_protos::udpa::r#type::v1::TypedStruct;
 use istio_protos::{Any, Finding};
 use prost::Message as _;
-use waypoint_model::{ClusterKey, JwtRule, PathNormalization, Protocol, Route, TelemetrySettings};
+use waypoint_model::{
+    ClusterKey, JwtRule, PathNormalization, Protocol, Route, StreamBounds, TelemetrySettings,
+};
 
 use super::rbac::{Draft, Judges};
 use super::translated::Refused;
@@ -26,6 +28,7 @@ pub(super) struct ChainDraft {
     pub(super) jwt: Jwt,
     pub(super) cluster: Option<ClusterKey>,
     pub(super) streams: Vec<(ClusterKey, u32)>,
+    pub(super) stream_bounds: StreamBounds,
     pub(super) path_normalization: Option<PathNormalization>,
     pub(super) telemetry: TelemetrySettings,
     /// The first reason why nothing is served.
@@ -59,6 +62,7 @@ impl ChainDraft {
             jwt: Jwt::None,
             cluster: None,
             streams: Vec::new(),
+            stream_bounds: StreamBounds::default(),
             path_normalization: None,
             telemetry: TelemetrySettings::default(),
             unusable: None,
@@ -102,6 +106,9 @@ pub(super) fn chain(chain: &FilterChain, findings: &[&Finding]) -> ChainDraft {
     let mut draft = ChainDraft::new();
     for finding in findings {
         draft.refuse(finding);
+    }
+    if chain.transport_socket.is_some() {
+        draft.refuse("a chain with a transport of its own is not supported");
     }
     let Some((last, before)) = chain.filters.split_last() else {
         draft.refuse("a chain without filters");

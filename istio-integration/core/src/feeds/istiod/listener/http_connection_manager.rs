@@ -51,6 +51,7 @@ pub(super) fn translate(config: Option<&Any>, draft: &mut ChainDraft) {
     if let Err(refused) = connection(&manager) {
         draft.refuse(refused);
     }
+    bounds(&manager, draft);
     for filter in &manager.http_filters {
         self::filter(filter, draft);
     }
@@ -96,6 +97,30 @@ fn connection(manager: &HttpConnectionManager) -> Result<(), Refused> {
         }
         None => Ok(()),
     }
+}
+
+/// Bounds of time that a ProxyConfig set: ours are settings of the process (`docs/operations.md`), so these are told of.
+fn bounds(manager: &HttpConnectionManager, draft: &mut ChainDraft) {
+    let common = manager.common_http_protocol_options.as_ref();
+    let rows = [
+        ("stream_idle_timeout", manager.stream_idle_timeout.as_ref()),
+        ("request_timeout", manager.request_timeout.as_ref()),
+        ("request_headers_timeout", manager.request_headers_timeout.as_ref()),
+        ("common_http_protocol_options.idle_timeout", common.and_then(|common| common.idle_timeout.as_ref())),
+        (
+            "common_http_protocol_options.max_connection_duration",
+            common.and_then(|common| common.max_connection_duration.as_ref()),
+        ),
+        (
+            "common_http_protocol_options.max_stream_duration",
+            common.and_then(|common| common.max_stream_duration.as_ref()),
+        ),
+    ];
+    let none = prost_types::Duration::default();
+    let set = rows.into_iter().filter(|(_, bound)| bound.is_some_and(|bound| *bound != none));
+    let told =
+        set.map(|(name, _)| Refused::new("not carried out: bounds of HTTP are settings here").at(name));
+    draft.notes.extend(told);
 }
 
 fn filter(filter: &HttpFilter, draft: &mut ChainDraft) {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use istio_protos::envoy::config::listener::v3::{FilterChain, Listener};
+use istio_protos::envoy::config::listener::v3::listener_filter::ConfigType;
+use istio_protos::envoy::config::listener::v3::{FilterChain, Listener, ListenerFilter};
 use istio_protos::{Decoded, Finding, Step};
 use waypoint_model::{Chain, JwtRule, Policy, PolicyKey, Protocol, Route, TelemetrySettings};
 
@@ -15,13 +16,19 @@ use super::translated::{FrontedPods, FrontedPort, Refused, Translated};
 use super::tunnel;
 
 /// The listener that says what is fronted and what holds there.
-const MAIN: &str = "main_internal";
+pub(in super::super) const MAIN: &str = "main_internal";
 /// The listener that ends tunnels.
 const TUNNEL: &str = "connect_terminate";
 /// Listeners between Envoy and itself: how it makes tunnels to endpoints, which is our own matter here.
 const PLUMBING: [&str; 3] = ["connect_originate", "inner_connect_originate", "outer_connect_originate"];
 /// Chains of workloads that are addressed by their own address.
 const DIRECT: [&str; 2] = ["direct-http", "direct-tcp"];
+/// Types of listener filters that do what our own detection does.
+const FIRST_BYTES: [&str; 3] = [
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+];
 /// What the names of services' chains begin with.
 const FRONTED: &str = "inbound-vip";
 
@@ -30,6 +37,8 @@ const FRONTED: &str = "inbound-vip";
 #[derive(Debug, Default)]
 pub struct Listeners {
     chains: HashMap<String, Known>,
+    /// The ways of the last listener in which nothing outside of its chains was unknown.
+    ways: Option<Vec<Way>>,
     policies: Policies,
 }
 
@@ -69,17 +78,19 @@ impl Listeners {
 
     fn main(&mut self, listener: &Listener, findings: &[Finding]) -> Translated {
         let mut translated = Translated::default();
-        let outside = findings.iter().filter(|finding| concerns_all(finding));
-        for finding in outside {
-            translated.unusable.get_or_insert_with(|| finding.to_string());
-            translated.refused.push(Refused::new(finding.to_string()).at(MAIN));
-        }
+        let outside = outside(listener, findings);
         let made = self.chains(listener, findings);
-        let (ways, refused) = match listener.filter_chain_matcher.as_ref() {
+        let (mut ways, refused) = match listener.filter_chain_matcher.as_ref() {
             Some(root) => ways(root),
             None => (Vec::new(), vec![Refused::new("no matcher").at("filter_chain_matcher")]),
         };
-        translated.refused.extend(refused.into_iter().map(|refused| refused.at(MAIN)));
+        match (outside.first(), &self.ways) {
+            (None, _) => self.ways = Some(ways.clone()),
+            // Something here is not understood, so who leads where stays as it was; what holds there is of the new version.
+            (Some(_), Some(known)) => ways.clone_from(known),
+            (Some(unknown), None) => translated.unusable = Some(unknown.to_string()),
+        }
+        translated.refused.extend(outside.into_iter().chain(refused).map(|refused| refused.at(MAIN)));
         front(ways, &made, &mut translated);
         collect(&made, &mut translated);
         translated
@@ -133,6 +144,7 @@ impl Listeners {
                 jwt,
                 cluster: draft.cluster,
                 streams: draft.streams,
+                stream_bounds: draft.stream_bounds,
                 path_normalization: draft.path_normalization,
                 telemetry: Some(telemetry),
                 unusable: draft.unusable,
@@ -154,6 +166,24 @@ impl Listeners {
 /// Whether a finding in a listener stands in none of its chains.
 pub(in super::super) fn concerns_all(finding: &Finding) -> bool {
     chain_of(finding).is_none()
+}
+
+/// What is not understood of a listener outside of its chains.
+fn outside(listener: &Listener, findings: &[Finding]) -> Vec<Refused> {
+    let findings = findings.iter().filter(|finding| concerns_all(finding));
+    let filters = listener.listener_filters.iter().filter(|filter| !is_our_own(filter));
+    let unsupported = |filter: &ListenerFilter| {
+        Refused::new(format!("filter {} is not supported", filter.name)).at("listener_filters")
+    };
+    findings.map(|finding| Refused::new(finding.to_string())).chain(filters.map(unsupported)).collect()
+}
+
+/// Filters that read the first bytes or the tunnel's authority, as we do by ourselves.
+fn is_our_own(filter: &ListenerFilter) -> bool {
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => FIRST_BYTES.contains(&any.type_name()),
+        None => false,
+    }
 }
 
 /// The chain that a finding in a listener stands in.
@@ -258,6 +288,7 @@ fn carried(chains: &Chains, made: &BTreeMap<String, Arc<Made>>) -> (Protocol, Ch
 
 fn both(http: &Made, tcp: &Made) -> Chain {
     let mut chain = http.chain.clone();
+    chain.stream_bounds = tcp.chain.stream_bounds;
     chain.streams = match (&tcp.chain.cluster, tcp.chain.streams.as_slice()) {
         (Some(cluster), []) => vec![(cluster.clone(), 1)],
         (_, shares) => shares.to_vec(),

@@ -7,7 +7,7 @@
 //!            │                                   ├ route_configuration ─ route_match, route_action, route_filters
 //!            │                                   └ access_log, metrics, tracing, xfcc
 //!            ├ policies                         the same policy is the same `Arc`; the last good one stays
-//!            └ tunnel                           what the tunnel's own listener adds
+//!            └ tunnel ─ trust_domains           what the tunnel's own listener adds, and whom it accepts
 //! ```
 
 mod access_log;
@@ -41,10 +41,11 @@ mod strings;
 mod template;
 mod tracing;
 mod translated;
+mod trust_domains;
 mod tunnel;
 mod unpack;
 mod xfcc;
 
 pub use listeners::Listeners;
-pub(super) use listeners::concerns_all;
+pub(super) use listeners::{MAIN, concerns_all};
 pub use translated::{FrontedPods, FrontedPort, Refused, Translated};

@@ -5,9 +5,10 @@ use istio_protos::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use istio_protos::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
     ClusterSpecifier, WeightedCluster,
 };
-use waypoint_model::ClusterKey;
+use waypoint_model::{ClusterKey, StreamBounds};
 
 use super::chain::{ChainDraft, Named};
+use super::duration::limit;
 use super::translated::{At, Refused};
 use super::unpack::unpack;
 use super::{access_log, metrics, rbac};
@@ -63,6 +64,11 @@ fn proxied(config: Option<&Any>, draft: &mut ChainDraft) -> Result<Way, Refused>
         return Err(Refused::new("a tunnel to another proxy is not built").at("tunneling_config"));
     }
     access_log::apply(&proxy.access_log, draft);
+    let whole = proxy.max_downstream_connection_duration.as_ref();
+    draft.stream_bounds = StreamBounds {
+        idle: limit(proxy.idle_timeout.as_ref()).at("idle_timeout")?,
+        whole: limit(whole).at("max_downstream_connection_duration")?,
+    };
     match proxy.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => Ok(Way::One(cluster(&name))),
         Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })) => {

@@ -1,4 +1,5 @@
-//! `connect_terminate`: the end of tunnels. Ours is built in, so this is only looked through for what it adds.
+//! `connect_terminate`: the end of tunnels. Ours is built in, so this is looked through for what it adds, and for whose
+//! certificates it accepts.
 
 use istio_protos::Finding;
 use istio_protos::envoy::config::listener::v3::Listener;
@@ -8,7 +9,8 @@ use istio_protos::envoy::extensions::filters::network::http_connection_manager::
 
 use super::chain::Named;
 use super::http_connection_manager::TYPE;
-use super::translated::{Refused, Translated};
+use super::translated::{At, Refused, Translated};
+use super::trust_domains::trust_domains;
 use super::unpack::unpack;
 
 const NAME: &str = "connect_terminate";
@@ -37,8 +39,33 @@ pub(super) fn translate(listener: &Listener, findings: &[Finding]) -> Translated
             reasons.extend(inner.into_iter().map(|refused| refused.at(format!("filter_chains[{at}]"))));
         }
     }
+    let trust_domains = match peers(listener) {
+        Ok(domains) => domains,
+        Err(refused) => {
+            reasons.push(refused);
+            None
+        }
+    };
     let refused: Vec<Refused> = reasons.into_iter().map(|refused| refused.at(NAME)).collect();
-    Translated { unusable: refused.first().map(ToString::to_string), refused, ..Translated::default() }
+    let unusable = refused.first().map(ToString::to_string);
+    Translated { unusable, refused, trust_domains, ..Translated::default() }
+}
+
+/// The trust domains of all chains, of which istiod writes one.
+fn peers(listener: &Listener) -> Result<Option<Vec<String>>, Refused> {
+    let mut told = None;
+    for (at, chain) in listener.filter_chains.iter().enumerate() {
+        let domains = trust_domains(chain.transport_socket.as_ref())
+            .at("transport_socket")
+            .at(format!("filter_chains[{at}]"))?;
+        match &told {
+            Some(others) if *others != domains => {
+                return Err(Refused::new("chains of different trust domains").at("filter_chains"));
+            }
+            _ => told = Some(domains),
+        }
+    }
+    Ok(told.flatten())
 }
 
 fn unknown(filter: &HttpFilter) -> Option<Refused> {
