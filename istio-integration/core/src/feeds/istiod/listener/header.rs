@@ -33,6 +33,8 @@ pub(super) fn route(matcher: &HeaderMatcher) -> Result<Vec<HeaderMatch>, Refused
     match (asked.absent, asked.inverted) {
         (Absent::Fails, false) => Ok(vec![one(value, false)]),
         (Absent::Fails, true) => Ok(vec![one(whatever(), false), one(value, true)]),
+        // An absent header is compared as an empty text, but where it is the presence that is asked for.
+        (Absent::Holds, true) if value == whatever() => Ok(vec![one(StringMatch::Present, true)]),
         (Absent::Holds, true) => Ok(vec![one(value, true)]),
         (Absent::Holds, false) => Err(Refused::new("a test that an absent header passes is not supported")
             .at(format!("header[{:?}]", matcher.name))),
@@ -166,8 +168,17 @@ mod tests {
         }
     }
 
+    /// As the data plane compares them: an absent header that is asked not to match is an empty text.
     fn route_holds(tests: &[HeaderMatch], header: Option<&str>) -> bool {
-        tests.iter().all(|test| header.is_some_and(|text| test.value.matches(text)) != test.inverted)
+        tests.iter().all(|test| {
+            let present = test.value == StringMatch::Present;
+            let holds = match header {
+                Some(text) => present || test.value.matches(text),
+                None if test.inverted => !present && test.value.matches(""),
+                None => return false,
+            };
+            holds != test.inverted
+        })
     }
 
     #[test]
