@@ -41,7 +41,8 @@ pub(crate) async fn connect_counted<IO: Io>(
     let (h2, connection) = tokio::time::timeout(settings.handshake_timeout, handshake)
         .await
         .map_err(|_| ConnectionError::Timeout)??;
-    let sender = Sender { h2, load: Load::new(total), send_buffer: settings.send_buffer, leaves_at: None };
+    let load = Load::new(total, settings.observer.clone());
+    let sender = Sender { h2, load, send_buffer: settings.send_buffer, leaves_at: None };
     Ok((sender, Driver::new(connection, settings)))
 }
 

@@ -43,9 +43,54 @@ pub enum ConnectionError {
     /// A PING was not answered within [`crate::Settings::ping_timeout`]. All streams have been failed.
     #[error("a PING was not answered in time")]
     KeepaliveTimeout,
+    /// A flood that a bound of [`crate::Settings`] ended, by [`Self::reason`].
+    #[error("a flood: {0}")]
+    Flood(&'static str),
     /// The settings cannot be used.
     #[error("unusable settings")]
     Settings(#[from] BadSettings),
+}
+
+impl ConnectionError {
+    /// A bounded name of what the peer did, for metrics. `lost`: the byte stream broke, which is nobody's fault.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Http2(error) => fault(error),
+            Self::Timeout => "handshake_timeout",
+            Self::KeepaliveTimeout => "ping_timeout",
+            Self::Flood(reason) => reason,
+            Self::Settings(_) => "settings",
+        }
+    }
+}
+
+/// A bounded name of what broke HTTP/2, for metrics; see [`ConnectionError::reason`].
+#[must_use]
+pub fn fault(error: &h2::Error) -> &'static str {
+    if error.is_remote() {
+        return "peer_error";
+    }
+    match error.reason() {
+        None => "lost",
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => "flood",
+        Some(h2::Reason::FLOW_CONTROL_ERROR) => "flow_control",
+        Some(h2::Reason::FRAME_SIZE_ERROR) => "frame_size",
+        Some(h2::Reason::COMPRESSION_ERROR) => "compression",
+        Some(_other) => "protocol",
+    }
+}
+
+/// Which flood a GOAWAY of h2 is for. It tells floods apart there only, and keeps that from those who hold the connection.
+pub(crate) fn flood(debug: &[u8]) -> Option<&'static str> {
+    const FLOODS: [(&[u8], &str); 5] = [
+        (b"too_many_resets", "resets"),
+        (b"too_many_internal_reset", "refused_streams"),
+        (b"too_many_data_frames", "small_frames"),
+        (b"too_many_continuations", "continuations"),
+        (b"header_list_way_too_lar", "header_list"),
+    ];
+    FLOODS.iter().find(|(said, _)| debug.starts_with(said)).map(|(_, reason)| *reason)
 }
 
 /// Why a stream broke. Never a clean end: that is `None` or EOF.

@@ -45,8 +45,10 @@
 mod client;
 mod copy;
 mod error;
+mod frames;
 pub mod headers;
 mod keepalive;
+mod observer;
 mod pool;
 pub mod proxy_protocol;
 mod server;
@@ -54,15 +56,18 @@ mod settings;
 mod stream;
 mod target;
 mod tunnel;
+mod watch;
 
 pub use client::{Driver, Sender, connect};
 pub use copy::{Counters, Peer, copy};
-pub use error::{BadSettings, ConnectionError, CopyError, OpenError, Reset, StreamError};
+pub use error::{BadSettings, ConnectionError, CopyError, OpenError, Reset, StreamError, fault};
+pub use observer::{Bound, Observer};
 pub use pool::{Connector, Key, Pool, PoolSettings};
 pub use server::{Connect, Connection, handshake};
 pub use settings::Settings;
 pub use target::{BadTarget, DnsName, Target};
 pub use tunnel::{Tunnel, TunnelReader, TunnelWriter};
+pub use watch::{Broken, Guarded};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -6,6 +6,7 @@
 use crate::Io;
 use crate::client::{Driver, Refused, Sender, connect_counted};
 use crate::error::OpenError;
+use crate::observer::Bound;
 use crate::settings::Settings;
 use crate::stream::OpenStream;
 use crate::target::Target;
@@ -226,9 +227,15 @@ impl<K: Key, C: Connector<K>> Pool<K, C> {
                 {
                     return Ok(reserved);
                 }
+                let crowded = entry.connections.iter().any(|pooled| pooled.id > newer_than);
                 match &entry.dial {
                     Some(dial) => dial.outcome.subscribe(),
-                    None => self.dial(key, entry),
+                    None => {
+                        if crowded {
+                            self.shared.settings.http2.observer.reached(Bound::PooledStreams);
+                        }
+                        self.dial(key, entry)
+                    }
                 }
             };
             let Ok(outcome) = outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) else {
@@ -343,6 +350,7 @@ impl<K: Key, C: Connector<K>> Shared<K, C> {
             return Some(idle_until);
         }
         remove(&mut entries, key, id);
+        self.settings.http2.observer.reached(Bound::PooledIdle);
         None
     }
 

@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::stream::{Chunk, Load, OpenStream, Shared};
 use crate::target::{BadTarget, Target};
 use crate::tunnel::Tunnel;
+use crate::watch::{Signal, Watch, Watched};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
@@ -22,12 +23,14 @@ use std::task::{Context, Poll};
 /// Bad settings, a client that speaks no HTTP/2, or one that is too slow.
 pub async fn handshake<IO: Io>(io: IO, settings: &Settings) -> Result<Connection<IO>, ConnectionError> {
     settings.validate()?;
-    let handshake = settings.server().handshake(io);
+    let watch = Watch::new(settings.observer.clone(), settings.stream_window, settings.idle_frames);
+    let handshake = settings.server().handshake(Watched::new(io, Arc::clone(&watch)));
     let mut h2 = tokio::time::timeout(settings.handshake_timeout, handshake)
         .await
         .map_err(|_| ConnectionError::Timeout)??;
     let keepalive = Keepalive::new(h2.ping_pong(), settings);
-    Ok(Connection { h2, keepalive, load: Load::new(Arc::default()), send_buffer: settings.send_buffer })
+    let load = Load::new(Arc::default(), settings.observer.clone());
+    Ok(Connection { h2, keepalive, load, watch, send_buffer: settings.send_buffer })
 }
 
 /// An HBONE connection from a peer.
@@ -35,9 +38,10 @@ pub async fn handshake<IO: Io>(io: IO, settings: &Settings) -> Result<Connection
 /// [`Self::next`] drives it: streams move, PINGs are sent and answered only while `next` is polled, so it must always be polled, also
 /// while streams run and after a shutdown was asked for. Dropping it fails all its streams.
 pub struct Connection<IO> {
-    h2: h2::server::Connection<IO, Chunk>,
+    h2: h2::server::Connection<Watched<IO>, Chunk>,
     keepalive: Keepalive,
     load: Arc<Load>,
+    watch: Arc<Watch>,
     send_buffer: usize,
 }
 
@@ -73,8 +77,17 @@ impl<IO: Io> Connection<IO> {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 Poll::Ready(Ok(Some(self.connect(request, respond))))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Some(Err(error))) => {
+                let flood = self.watch.flood().map(ConnectionError::Flood);
+                Poll::Ready(Err(flood.unwrap_or_else(|| error.into())))
+            }
             Poll::Ready(None) => Poll::Ready(Ok(None)),
+            Poll::Pending if self.watch.is_flooded() => {
+                self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                // The GOAWAY is written if the socket takes it; nobody waits for such a peer.
+                let _flushed = self.h2.poll_accept(cx);
+                Poll::Ready(Err(ConnectionError::Flood("idle_frames")))
+            }
             Poll::Pending => self.keepalive.poll(cx).map(|_dead| {
                 // Now, not when the caller drops us: its streams' tasks must learn of it.
                 self.abrupt_shutdown();
@@ -85,9 +98,10 @@ impl<IO: Io> Connection<IO> {
 
     fn connect(&self, request: Request<RecvStream>, respond: SendResponse<Chunk>) -> Connect {
         let (head, recv) = request.into_parts();
+        let signal = self.watch.signal(respond.stream_id().as_u32());
         Connect {
             head,
-            unanswered: Some(Unanswered { recv, respond, open: self.load.enter() }),
+            unanswered: Some(Unanswered { signal, recv, respond, open: self.load.enter() }),
             send_buffer: self.send_buffer,
         }
     }
@@ -106,6 +120,7 @@ pub struct Connect {
 }
 
 struct Unanswered {
+    signal: Option<Arc<Signal>>,
     recv: RecvStream,
     respond: SendResponse<Chunk>,
     open: OpenStream,
@@ -140,7 +155,7 @@ impl Connect {
     /// # Errors
     /// The peer reset the stream meanwhile, or `headers` holds one that HTTP/2 forbids.
     pub fn accept(mut self, headers: HeaderMap) -> Result<Tunnel, StreamError> {
-        let Some(Unanswered { recv, mut respond, open }) = self.unanswered.take() else {
+        let Some(Unanswered { signal, recv, mut respond, open }) = self.unanswered.take() else {
             return Err(StreamError::Finished);
         };
         let mut response = Response::new(());
@@ -148,7 +163,8 @@ impl Connect {
         match respond.send_response(response, false) {
             Ok(send) => {
                 let headers = std::mem::take(&mut self.head.headers);
-                Ok(Tunnel::new(headers, recv, send, Shared::new(open), self.send_buffer))
+                let tunnel = Tunnel::new(headers, recv, send, Shared::new(open), self.send_buffer);
+                Ok(tunnel.signalled(signal))
             }
             Err(error) => {
                 let why = reset_of(&mut respond).unwrap_or_else(|| error.into());

@@ -1,6 +1,7 @@
 //! Bounds of one connection.
 
 use crate::error::BadSettings;
+use crate::observer::Observer;
 use std::time::Duration;
 
 /// Fewest streams that may be offered: ztunnel assumes 100 until it has read our SETTINGS, and would queue unseen.
@@ -54,6 +55,12 @@ pub struct Settings {
     /// connection ends with ENHANCE_YOUR_CALM, since the bookkeeping of tiny frames outgrows what flow control allows for. Default
     /// 16 MiB, some 65,000 of the smallest; a stalled reader of small events comes near it, and it is shared by all streams.
     pub small_frame_budget: usize,
+    /// Frames of an accepted connection's peer that carry nothing (PING, SETTINGS, RST_STREAM, WINDOW_UPDATE, PRIORITY, CONTINUATION,
+    /// empty DATA) in one second, less four for each DATA frame of theirs or ours that holds 64 bytes or more; one more ends the
+    /// connection with ENHANCE_YOUR_CALM. Default 2000: a busy source pod whose clients all give up at once sends some hundreds.
+    pub idle_frames: usize,
+    /// Who is told when a bound is reached.
+    pub observer: Observer,
 }
 
 impl Default for Settings {
@@ -72,6 +79,8 @@ impl Default for Settings {
             max_pending_accept_reset_streams: 100,
             max_local_error_reset_streams: 1024,
             small_frame_budget: 16 << 20,
+            idle_frames: 2000,
+            observer: Observer::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the two halves of a stream and its connection share: how many streams are open, and which bytes are not written yet.
 
+use crate::observer::{Bound, Observer};
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use std::sync::Arc;
@@ -16,15 +17,17 @@ pub(crate) struct Load {
     epoch: Instant,
     /// When the last stream ended, in milliseconds since `epoch`.
     last_end: AtomicU64,
+    observer: Observer,
 }
 
 impl Load {
-    pub(crate) fn new(total: Arc<AtomicUsize>) -> Arc<Self> {
+    pub(crate) fn new(total: Arc<AtomicUsize>, observer: Observer) -> Arc<Self> {
         Arc::new(Self {
             open: AtomicUsize::new(0),
             total,
             epoch: Instant::now(),
             last_end: AtomicU64::new(0),
+            observer,
         })
     }
 
@@ -58,27 +61,42 @@ impl Drop for OpenStream {
 
 /// Shared by a stream's reader, its writer and its bytes on their way out; the stream is open while any of them lives.
 pub(crate) struct Shared {
-    unwritten_chunks: AtomicUsize,
+    /// Bytes that h2 holds.
+    unwritten: AtomicUsize,
     written: AtomicWaker,
-    _open: OpenStream,
+    open: OpenStream,
 }
 
 impl Shared {
     pub(crate) fn new(open: OpenStream) -> Arc<Self> {
-        Arc::new(Self { unwritten_chunks: AtomicUsize::new(0), written: AtomicWaker::new(), _open: open })
+        Arc::new(Self { unwritten: AtomicUsize::new(0), written: AtomicWaker::new(), open })
     }
 
-    /// Ready when every chunk has been written to the connection, or thrown away by a reset.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn reached(&self, bound: Bound) {
+        self.open.0.observer.reached(bound);
+    }
+
+    fn wrote(&self, bytes: usize) {
+        if bytes > 0 && self.unwritten.fetch_sub(bytes, Ordering::AcqRel) == bytes {
+            self.written.wake();
+        }
+    }
+
+    /// Ready when every byte has been written to the connection, or thrown away by a reset.
     pub(crate) fn poll_written(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.written.register(cx.waker());
-        match self.unwritten_chunks.load(Ordering::Acquire) {
+        match self.unwritten() {
             0 => Poll::Ready(()),
             _ => Poll::Pending,
         }
     }
 }
 
-/// Bytes of a stream inside h2's queue. h2 drops them once they are written; that is the only sign of it that h2 gives.
+/// Bytes of a stream inside h2's queue. h2 advances and drops them as they are written; that is the only sign of it that h2 gives.
 pub(crate) struct Chunk {
     data: Bytes,
     shared: Option<Arc<Shared>>,
@@ -86,7 +104,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     pub(crate) fn new(data: Bytes, shared: &Arc<Shared>) -> Self {
-        shared.unwritten_chunks.fetch_add(1, Ordering::AcqRel);
+        shared.unwritten.fetch_add(data.len(), Ordering::AcqRel);
         Self { data, shared: Some(Arc::clone(shared)) }
     }
 
@@ -106,14 +124,16 @@ impl Buf for Chunk {
 
     fn advance(&mut self, count: usize) {
         self.data.advance(count);
+        if let Some(shared) = &self.shared {
+            shared.wrote(count);
+        }
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let Some(shared) = &self.shared else { return };
-        if shared.unwritten_chunks.fetch_sub(1, Ordering::AcqRel) == 1 {
-            shared.written.wake();
+        if let Some(shared) = &self.shared {
+            shared.wrote(self.data.len());
         }
     }
 }

@@ -4,7 +4,9 @@
 //! are errors. ztunnel reads those two codes as an end; we do not, since a cut answer would look whole.
 
 use crate::error::{Reset, StreamError};
+use crate::observer::Bound;
 use crate::stream::{Chunk, Shared};
+use crate::watch::{Broken, Signal};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
@@ -31,6 +33,8 @@ pub struct Tunnel {
     reader: TunnelReader,
     writer: TunnelWriter,
     leaves_at: Option<Instant>,
+    /// Of an accepted stream.
+    signal: Option<Arc<Signal>>,
 }
 
 impl Tunnel {
@@ -51,8 +55,9 @@ impl Tunnel {
                 had_trailers: false,
                 _shared: Arc::clone(&shared),
             },
-            writer: TunnelWriter { send, shared, send_buffer, state: Sending::Open },
+            writer: TunnelWriter { send, shared, send_buffer, state: Sending::Open, is_full: false },
             leaves_at: None,
+            signal: None,
         }
     }
 
@@ -66,6 +71,18 @@ impl Tunnel {
     #[must_use]
     pub fn leaves_at(&self) -> Option<Instant> {
         self.leaves_at
+    }
+
+    /// The same, with what tells of its break.
+    pub(crate) fn signalled(self, signal: Option<Arc<Signal>>) -> Self {
+        Self { signal, ..self }
+    }
+
+    /// Resolves when the peer resets this stream or its connection is lost, also while nobody reads from it or writes to it: for those
+    /// who carry it on behalf of somebody that would not look. Of a tunnel that we opened it never resolves. One may be waited for.
+    #[must_use]
+    pub fn broken(&self) -> Broken {
+        Broken::of(self.signal.clone())
     }
 
     /// Resets both directions; bytes still queued are thrown away.
@@ -221,6 +238,8 @@ pub struct TunnelWriter {
     shared: Arc<Shared>,
     send_buffer: usize,
     state: Sending,
+    /// Waits for bytes to leave.
+    is_full: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -306,6 +325,14 @@ impl TunnelWriter {
         Poll::Ready(Ok(room))
     }
 
+    /// A writer waits for the peer's credit, or because too much of what it wrote has not left yet.
+    fn tell_if_full(&mut self) {
+        if !self.is_full && self.shared.unwritten() >= self.send_buffer {
+            self.is_full = true;
+            self.shared.reached(Bound::SendBuffer);
+        }
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, StreamError>> {
         if self.state == Sending::Finished {
             return Poll::Ready(Err(StreamError::Finished));
@@ -314,9 +341,14 @@ impl TunnelWriter {
         loop {
             let room = self.send.capacity();
             if room > 0 {
+                self.is_full = false;
                 return Poll::Ready(Ok(room.min(wanted)));
             }
-            match ready!(self.send.poll_capacity(cx)) {
+            let polled = self.send.poll_capacity(cx);
+            if polled.is_pending() {
+                self.tell_if_full();
+            }
+            match ready!(polled) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(error.into())),
                 None => return Poll::Ready(Err(self.why_broken().unwrap_or(StreamError::Finished))),

@@ -13,3 +13,4 @@ mod pooling;
 mod serving;
 mod streaming;
 mod support;
+mod watching;

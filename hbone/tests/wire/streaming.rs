@@ -278,9 +278,7 @@ async fn small_frames_that_nobody_reads_end_the_connection_at_their_budget() {
         raw.push(b"x");
     }
     match soon(server.ended).await.unwrap() {
-        Err(hbone::ConnectionError::Http2(error)) => {
-            assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM))
-        }
+        Err(hbone::ConnectionError::Flood(reason)) => assert_eq!(reason, "small_frames"),
         other => panic!("{other:?}"),
     }
 }
