@@ -25,27 +25,27 @@ pub(crate) enum Found {
     Opaque,
 }
 
+/// What was found and what was read for it; and the setting whose bound ended the search, if one did.
+type Detected = (io::Result<(Found, Bytes)>, Option<&'static str>);
+
 /// Reads until the protocol is clear, `limit` bytes are there or `wait` is over; gives back what was read.
-pub(crate) async fn detect<IO: AsyncRead + Unpin>(
-    io: &mut IO,
-    limit: usize,
-    wait: Duration,
-) -> io::Result<(Found, Bytes)> {
+pub(crate) async fn detect<IO: AsyncRead + Unpin>(io: &mut IO, limit: usize, wait: Duration) -> Detected {
     let mut seen = BytesMut::with_capacity(limit);
     let deadline = Instant::now() + wait;
     loop {
         if let Some(found) = tell(&seen) {
-            return Ok((found, seen.freeze()));
+            return (Ok((found, seen.freeze())), None);
         }
         let room = limit.saturating_sub(seen.len());
         if room == 0 {
-            return Ok((Found::Opaque, seen.freeze()));
+            return (Ok((Found::Opaque, seen.freeze())), Some("sniffed"));
         }
         let mut limited = (&mut *io).take(room as u64);
         match timeout_at(deadline, limited.read_buf(&mut seen)).await {
-            Ok(Ok(0)) | Err(_) => return Ok((Found::Opaque, seen.freeze())),
+            Ok(Ok(0)) => return (Ok((Found::Opaque, seen.freeze())), None),
+            Err(_elapsed) => return (Ok((Found::Opaque, seen.freeze())), Some("sniff_timeout")),
             Ok(Ok(_more)) => {}
-            Ok(Err(error)) => return Err(error),
+            Ok(Err(error)) => return (Err(error), None),
         }
     }
 }
@@ -302,10 +302,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_opaque_and_nothing_read_is_lost() {
         let (mut near, mut far) = tokio::io::duplex(64);
-        let silent = detect(&mut far, 1024, Duration::from_millis(100)).await.unwrap();
+        let silent = detect(&mut far, 1024, Duration::from_millis(100)).await.0.unwrap();
         assert_eq!(silent, (Found::Opaque, Bytes::new()));
         tokio::io::AsyncWriteExt::write_all(&mut near, b"PROP").await.unwrap();
-        let cut = detect(&mut far, 1024, Duration::from_millis(100)).await.unwrap();
+        let cut = detect(&mut far, 1024, Duration::from_millis(100)).await.0.unwrap();
         assert_eq!(cut, (Found::Opaque, Bytes::from_static(b"PROP")));
         let mut rewound = Rewound::new(cut.1, far);
         drop(near);

@@ -15,6 +15,7 @@ mod listener;
 pub mod offline;
 mod opaque;
 mod peer_watch;
+mod peers;
 mod refusal;
 mod routing;
 mod sandwich;

@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Limits {
     /// HBONE connections open at once; beyond it accepting stops.
     pub connections: usize,
+    /// Of these, connections of one identity; beyond it a new one is closed, so that nobody shuts out the others.
+    pub peer_connections: usize,
     /// TLS handshakes in flight; beyond it a new connection is closed.
     pub handshakes: usize,
     /// Deadline of one TLS and HTTP/2 handshake.
@@ -32,6 +34,9 @@ pub struct Limits {
     pub header_list: u32,
     /// Largest HTTP/2 frame.
     pub frame: u32,
+    /// Frames of a client that carry nothing (PING, SETTINGS, RST_STREAM, empty DATA and the like) on one connection in a second,
+    /// less those that carry data; beyond it GOAWAY.
+    pub idle_frames: usize,
     /// Largest body that is read to be judged; beyond it 413.
     pub inspected_body: usize,
     /// Bodies held for judging, all together; beyond it 503.
@@ -102,6 +107,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            peer_connections: 5_000,
             handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             streams_per_connection: 200,
@@ -112,6 +118,7 @@ impl Default for Limits {
             send_buffer: 400 << 10,
             header_list: 64 << 10,
             frame: 1 << 20,
+            idle_frames: 2_000,
             inspected_body: 4 << 20,
             inspected_total: 128 << 20,
             inspection_timeout: Duration::from_secs(30),

@@ -15,12 +15,13 @@ use tokio::time::timeout;
 use crate::context::{PeerContext, PeerName, Shared};
 use crate::drain::{DrainWatch, Phase};
 use crate::peer_watch::PeerWatch;
+use crate::peers::Peers;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::snapshot::ConfigCell;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
-use crate::{sandwich, tunnel};
+use crate::{sandwich, socket, tunnel};
 
 /// Pause after an accept error that will not go away at once (out of descriptors or memory).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -54,6 +55,7 @@ pub struct Proxy {
     open: AtomicUsize,
     /// Flow-control credit granted to open connections, in bytes.
     credit: Arc<AtomicU64>,
+    peers: Peers,
 }
 
 impl Proxy {
@@ -69,7 +71,7 @@ impl Proxy {
         let limits = &settings.limits;
         let (connections, handshakes) = (limits.connections, limits.handshakes);
         let shared = Shared {
-            sessions: Sessions::new(&settings.session_keys, limits),
+            sessions: Sessions::new(&settings.session_keys, limits, telemetry.hits()),
             inspection: Arc::new(Semaphore::new(limits.inspected_total >> 10)),
             kept: Arc::new(Semaphore::new(limits.inspected_total >> 12)),
             config,
@@ -84,6 +86,7 @@ impl Proxy {
             handshakes: Semaphore::new(handshakes),
             open: AtomicUsize::new(0),
             credit: Arc::new(AtomicU64::new(0)),
+            peers: Peers::default(),
         })
     }
 
@@ -91,6 +94,14 @@ impl Proxy {
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Room taken by bodies that are held to be judged, in bytes; it is given out in steps of a KiB.
+    #[must_use]
+    pub fn inspected_bytes(&self) -> usize {
+        let total = self.shared.settings.limits.inspected_total;
+        let held = |whole: usize, left: &Semaphore| whole.saturating_sub(left.available_permits()) << 10;
+        held(total >> 10, &self.shared.inspection) + held(total >> 12, &self.shared.kept)
     }
 
     /// MCP sessions remembered now.
@@ -124,7 +135,7 @@ impl Proxy {
                 _ended = open.join_next(), if !open.is_empty() => {}
                 (slot, accepted) = self.accept(&listener) => match accepted {
                     Ok((tcp, from)) => drop(open.spawn(Arc::clone(self).connection(tcp, from, inbound, watch.clone(), slot))),
-                    Err(error) => back_off(&error).await,
+                    Err(error) => back_off(&error, &self.shared.telemetry).await,
                 },
             }
         }
@@ -181,13 +192,29 @@ impl Proxy {
                 tracing::info!(peer.addr = %from, reason = error.reason(), %error, "handshake failed");
                 return self.shared.telemetry.handshake_failed(error.reason());
             }
-            Err(_elapsed) => return self.shared.telemetry.handshake_failed("timeout"),
+            Err(_elapsed) => {
+                self.shared.telemetry.limit_hit("handshake_timeout");
+                return self.shared.telemetry.handshake_failed("timeout");
+            }
         };
         drop(handshake);
+        let Some(_place) = self.peers.take(authenticated.peer.id(), limits.peer_connections) else {
+            tracing::info!(peer.addr = %from, peer.id = %authenticated.peer.id(), "too many connections of this peer");
+            return self.shared.telemetry.limit_hit("peer_connections");
+        };
         let credit = Credit::grant(&self.credit, limits.connection_window, limits.total_window);
-        let settings = http2_settings(&self.shared.settings, credit.full);
-        let Ok(connection) = hbone::handshake(authenticated.stream, &settings).await else {
-            return self.shared.telemetry.handshake_failed("http2");
+        if !credit.full {
+            self.shared.telemetry.limit_hit("total_window");
+        }
+        let settings = http2_settings(&self.shared, credit.full);
+        let connection = match hbone::handshake(authenticated.stream, &settings).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                if matches!(error, hbone::ConnectionError::Timeout) {
+                    self.shared.telemetry.limit_hit("handshake_timeout");
+                }
+                return self.shared.telemetry.handshake_failed("http2");
+            }
         };
         let peer = PeerContext {
             name: PeerName::Verified(authenticated.peer),
@@ -246,8 +273,8 @@ impl Drop for Credit {
 /// Small windows keep a crowd of connections within the credit that memory was planned for (`total_window`).
 const SMALL_WINDOW: u32 = 64 << 10;
 
-fn http2_settings(settings: &Settings, full: bool) -> hbone::Settings {
-    let limits = &settings.limits;
+fn http2_settings(shared: &Shared, full: bool) -> hbone::Settings {
+    let limits = &shared.settings.limits;
     let (stream, connection) = if full {
         (limits.stream_window, limits.connection_window)
     } else {
@@ -261,14 +288,19 @@ fn http2_settings(settings: &Settings, full: bool) -> hbone::Settings {
         max_header_list: limits.header_list,
         send_buffer: limits.send_buffer,
         handshake_timeout: limits.handshake_timeout,
+        idle_frames: limits.idle_frames,
+        observer: shared.telemetry.hits().observer(),
         ..hbone::Settings::default()
     }
 }
 
 /// A connection that died in the backlog is nobody's fault and nothing to wait for; the rest is about resources.
-async fn back_off(error: &io::Error) {
+async fn back_off(error: &io::Error, telemetry: &Telemetry) {
     if error.kind() != io::ErrorKind::ConnectionAborted {
         tracing::warn!(%error, "accepting failed");
+        if socket::is_exhausted(error) {
+            telemetry.limit_hit("open_files");
+        }
         tokio::time::sleep(ACCEPT_BACKOFF).await;
     }
 }

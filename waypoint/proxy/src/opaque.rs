@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hbone::{Connect, CopyError, Counters, Io, Peer, Reset, Tunnel};
+use hbone::{Broken, Connect, CopyError, Counters, Io, Peer, Reset, Tunnel};
 use http::{HeaderMap, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -150,6 +150,9 @@ pub(crate) trait Downstream: Io {
     /// What HTTP is served on: dropped in mid-answer, it never looks like an end.
     type Http: Io;
 
+    /// Resolves when its client broke it off, also while nobody reads.
+    fn broken(&self) -> Broken;
+
     /// The end itself.
     fn into_peer(self) -> Peer;
 
@@ -159,6 +162,10 @@ pub(crate) trait Downstream: Io {
 
 impl Downstream for Tunnel {
     type Http = Self;
+
+    fn broken(&self) -> Broken {
+        Self::broken(self)
+    }
 
     fn into_http(self) -> Self {
         self
@@ -171,6 +178,11 @@ impl Downstream for Tunnel {
 
 impl Downstream for TcpStream {
     type Http = ResetOnDrop;
+
+    /// A socket says nothing of a RST to those who do not read.
+    fn broken(&self) -> Broken {
+        Broken::never()
+    }
 
     fn into_http(self) -> ResetOnDrop {
         ResetOnDrop::of(self)

@@ -46,9 +46,12 @@ pub enum Refusal {
     /// `inspected_total` is used up.
     #[error("too many bodies are being judged")]
     InspectionBusy,
-    /// The client did not send its body in time, or broke off.
+    /// The client broke its body off.
     #[error("the request body did not arrive")]
     BodyNotReceived,
+    /// The client did not send its body within `inspection_timeout`.
+    #[error("the request body did not arrive in time")]
+    BodyTooSlow,
     /// The session is not one that this identity opened here.
     #[error("the session is not known")]
     SessionNotFound,
@@ -64,6 +67,9 @@ pub enum Refusal {
     /// Nothing usable came from the endpoint.
     #[error("{0}")]
     Upstream(#[source] UpstreamError),
+    /// The head of a request is larger than `limits.header_list`.
+    #[error("the request's head is too large")]
+    HeadTooLarge,
     /// An answer that had to be filtered could not be read.
     #[error("the answer could not be filtered: {0}")]
     Unscreenable(&'static str),
@@ -87,7 +93,8 @@ impl Refusal {
             Self::Token { why, .. } => why.status(),
             Self::Malformed(malformed) => malformed.status,
             Self::TooLargeToInspect { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyNotReceived => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyNotReceived | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::SessionNotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BrokenRoute(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unscreenable(_) => StatusCode::BAD_GATEWAY,
@@ -112,7 +119,7 @@ impl Refusal {
             Self::NoRoute => "NR",
             Self::BrokenRoute(_) => "NC",
             Self::Timeout => "UT",
-            Self::BodyNotReceived => "DC",
+            Self::BodyNotReceived | Self::BodyTooSlow => "DC",
             Self::InspectionBusy => "UO",
             Self::Upstream(error) => match error {
                 UpstreamError::NoEndpoint | UpstreamError::Unusable { .. } | UpstreamError::PinnedGone => {
@@ -124,9 +131,11 @@ impl Refusal {
                 UpstreamError::Reset { .. } => "UC",
                 UpstreamError::Timeout => "UT",
             },
-            Self::Malformed(_) | Self::BadRequest(_) | Self::BadConnect | Self::TooLargeToInspect { .. } => {
-                "DPE"
-            }
+            Self::Malformed(_)
+            | Self::BadRequest(_)
+            | Self::BadConnect
+            | Self::HeadTooLarge
+            | Self::TooLargeToInspect { .. } => "DPE",
             Self::NotOurs(_) | Self::UnknownDestination(_) | Self::Unserved(_) => "NR",
             Self::Denied(_) | Self::Token { .. } | Self::SessionNotFound | Self::Unscreenable(_) => "-",
         }
@@ -144,8 +153,10 @@ impl Refusal {
             Self::Malformed(malformed) => malformed.name(),
             Self::BadRequest(name) => name,
             Self::TooLargeToInspect { .. } => "too_large_to_inspect",
+            Self::HeadTooLarge => "head_too_large",
             Self::InspectionBusy => "inspection_busy",
             Self::BodyNotReceived => "body_not_received",
+            Self::BodyTooSlow => "body_too_slow",
             Self::SessionNotFound => "session_not_found",
             Self::NoRoute => "no_route",
             Self::BrokenRoute(_) => "broken_route",
@@ -170,10 +181,11 @@ impl Refusal {
     pub fn limit(&self) -> Option<&'static str> {
         match self {
             Self::TooLargeToInspect { .. } => Some("inspected_body"),
+            Self::HeadTooLarge => Some("header_list"),
             Self::InspectionBusy => Some("inspected_total"),
-            Self::BodyNotReceived => Some("inspection_timeout"),
+            Self::BodyTooSlow => Some("inspection_timeout"),
             Self::Unscreenable("list_too_large") => Some("screened_list"),
-            Self::Upstream(UpstreamError::Overloaded) => Some("endpoint_requests"),
+            // Bounds towards endpoints are counted there, at every attempt.
             _no_bound => None,
         }
     }

@@ -34,7 +34,8 @@ pub(crate) async fn serve(mut tcp: TcpStream, from: SocketAddr, shared: &Arc<Sha
             opaque::relay_accepted(tcp, bytes::Bytes::new(), &destination, cx).await;
         }
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-            server::serve(Rewound::new(bytes::Bytes::new(), tcp.into_http()), cx).await;
+            let broken = tcp.broken();
+            server::serve(Rewound::new(bytes::Bytes::new(), tcp.into_http()), broken, cx).await;
         }
         Protocol::Undeclared => tunnel::undeclared(tcp, &destination, cx).await,
     }

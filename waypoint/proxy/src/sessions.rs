@@ -10,12 +10,14 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
+use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use spiffe_id::SpiffeId;
 use waypoint_model::{ServiceKey, WorkloadUid};
 
 use crate::limits::Limits;
+use crate::telemetry::Hits;
 
 /// First byte of a sealed id's plaintext; another layout is another version.
 const VERSION: u8 = 1;
@@ -49,15 +51,21 @@ pub(crate) enum Sessions {
 
 impl Sessions {
     /// Sealed where there are keys, else a table of `limits.sessions` entries.
-    pub(crate) fn new(keys: &[[u8; 32]], limits: &Limits) -> Self {
+    pub(crate) fn new(keys: &[[u8; 32]], limits: &Limits, hits: Hits) -> Self {
         if keys.is_empty() {
             let table = Cache::builder()
                 .max_capacity(limits.sessions as u64)
                 .time_to_idle(limits.session_idle)
-                .eviction_policy(EvictionPolicy::lru());
+                .eviction_policy(EvictionPolicy::lru())
+                .eviction_listener(move |_, _, cause| match cause {
+                    RemovalCause::Size => hits.reached("sessions"),
+                    RemovalCause::Expired => hits.reached("session_idle"),
+                    RemovalCause::Explicit | RemovalCause::Replaced => {}
+                });
             Self::Table(table.build())
         } else {
-            Self::Sealed(Sealer { keys: keys.iter().filter_map(aead).collect(), max_age: limits.session_age })
+            let keys = keys.iter().filter_map(aead).collect();
+            Self::Sealed(Sealer { keys, max_age: limits.session_age, hits })
         }
     }
 
@@ -112,6 +120,7 @@ impl Sessions {
 pub(crate) struct Sealer {
     keys: Vec<Arc<RandomizedNonceKey>>,
     max_age: Duration,
+    hits: Hits,
 }
 
 impl Sealer {
@@ -158,6 +167,9 @@ impl Sealer {
         let age = now.checked_sub(Duration::from_secs(u64::from_be_bytes(*at))).unwrap_or_default();
         let endpoint = WorkloadUid(std::str::from_utf8(endpoint).ok()?.into());
         let fresh = age <= self.max_age;
+        if !fresh {
+            self.hits.reached("session_age");
+        }
         fresh.then_some(Session { upstream_id: HeaderValue::from_bytes(id).ok()?, endpoint })
     }
 }
@@ -186,7 +198,10 @@ mod tests {
     }
 
     fn kinds() -> [Sessions; 2] {
-        [Sessions::new(&[], &Limits::default()), Sessions::new(&[[7; 32]], &Limits::default())]
+        [
+            Sessions::new(&[], &Limits::default(), Hits::default()),
+            Sessions::new(&[[7; 32]], &Limits::default(), Hits::default()),
+        ]
     }
 
     #[test]
@@ -212,20 +227,28 @@ mod tests {
         let (old, new) = ([1; 32], [2; 32]);
         let (a, id) = (holder("x", "spiffe://td/ns/a/sa/a"), HeaderValue::from_static("server-id"));
         let endpoint = WorkloadUid("e".into());
-        let seen = Sessions::new(&[old], &Limits::default()).bind(a.clone(), &id, &endpoint).unwrap();
+        let seen = Sessions::new(&[old], &Limits::default(), Hits::default())
+            .bind(a.clone(), &id, &endpoint)
+            .unwrap();
         assert!(!seen.to_str().unwrap().contains("server-id"));
-        assert!(Sessions::new(&[new, old], &Limits::default()).open(a.clone(), &seen).is_some());
-        assert!(Sessions::new(&[new], &Limits::default()).open(a.clone(), &seen).is_none());
+        assert!(
+            Sessions::new(&[new, old], &Limits::default(), Hits::default()).open(a.clone(), &seen).is_some()
+        );
+        assert!(Sessions::new(&[new], &Limits::default(), Hits::default()).open(a.clone(), &seen).is_none());
         let mut forged = seen.as_bytes().to_vec();
         let last = forged.last_mut().unwrap();
         *last = if *last == b'A' { b'B' } else { b'A' };
         let forged = HeaderValue::from_bytes(&forged).unwrap();
-        assert!(Sessions::new(&[old], &Limits::default()).open(a, &forged).is_none());
+        assert!(Sessions::new(&[old], &Limits::default(), Hits::default()).open(a, &forged).is_none());
     }
 
     #[test]
     fn an_old_sealed_id_is_as_if_it_did_not_exist() {
-        let sealer = Sealer { keys: vec![aead(&[3; 32]).unwrap()], max_age: Duration::from_secs(60) };
+        let sealer = Sealer {
+            keys: vec![aead(&[3; 32]).unwrap()],
+            max_age: Duration::from_secs(60),
+            hits: Hits::default(),
+        };
         let (a, id) = (holder("x", "spiffe://td/ns/a/sa/a"), HeaderValue::from_static("s"));
         let seen = sealer.seal(&a, &id, &WorkloadUid("e".into()), Duration::from_secs(1000)).unwrap();
         assert!(sealer.open(&a, &seen, Duration::from_secs(1060)).is_some());

@@ -7,6 +7,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL and ENOBUFS of Linux: the process or the machine has no more of what sockets need.
+const EXHAUSTED: [i32; 5] = [12, 23, 24, 99, 105];
+
+/// Whether there are no more descriptors, ports or memory for sockets.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code))
+}
+
 /// A socket whose owner may be dropped at any time: closed as usual, it would tell its peer of an end that was none, and a
 /// body without a length would look complete. Dropped before its end it sends a RST.
 pub(crate) struct ResetOnDrop {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hbone::{Connect, Connection, Io};
+use hbone::{Connect, Connection, ConnectionError, Io};
 use http::HeaderMap;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
@@ -20,6 +20,7 @@ use crate::opaque;
 use crate::peer_watch::PeerWatch;
 use crate::refusal::Refusal;
 use crate::snapshot::Destination;
+use crate::telemetry::Telemetry;
 
 /// Time for streams to write their records once their connection is gone.
 const WIND_UP: Duration = Duration::from_secs(5);
@@ -74,6 +75,7 @@ pub(crate) async fn run<IO: Io>(
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(peer.addr = %peer.address, %error, "connection ended");
+                    count(&error, &shared.telemetry);
                     break;
                 }
             },
@@ -82,6 +84,14 @@ pub(crate) async fn run<IO: Io>(
     drop(connection);
     let wind_up = async { while streams.join_next().await.is_some() {} };
     let _ = timeout(WIND_UP, wind_up).await;
+}
+
+fn count(error: &ConnectionError, telemetry: &Telemetry) {
+    let reason = error.reason();
+    telemetry.tunnel_failed(reason);
+    if reason == "frame_size" {
+        telemetry.limit_hit("frame");
+    }
 }
 
 /// Carries one CONNECT stream of an authenticated peer to its destination (HBONE; RFC 9113 §8.5).
@@ -107,7 +117,8 @@ async fn stream(connect: Connect, peer: Arc<PeerContext>, shared: Arc<Shared>, d
         Protocol::Tcp | Protocol::Tls => opaque::relay(connect, &destination, cx).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
-                server::serve(tunnel, cx).await;
+                let broken = tunnel.broken();
+                server::serve(tunnel, broken, cx).await;
             }
         }
         Protocol::Undeclared => {
@@ -148,8 +159,15 @@ pub(crate) async fn undeclared<IO: opaque::Downstream>(
     cx: StreamContext,
 ) {
     let limits = &cx.shared.settings.limits;
-    match detect::detect(&mut io, limits.sniffed, limits.sniff_timeout).await {
-        Ok((Found::Http, first)) => server::serve(Rewound::new(first, io.into_http()), cx).await,
+    let (found, bound) = detect::detect(&mut io, limits.sniffed, limits.sniff_timeout).await;
+    if let Some(limit) = bound {
+        cx.shared.telemetry.limit_hit(limit);
+    }
+    match found {
+        Ok((Found::Http, first)) => {
+            let broken = io.broken();
+            server::serve(Rewound::new(first, io.into_http()), broken, cx).await;
+        }
         // What is read as MCP is never carried unread: neither silence nor other first bytes opt out.
         Ok((Found::Opaque, _unread)) if destination.policy.reads() == Reads::Mcp => {
             opaque::refuse(io, &Refusal::BadRequest("opaque_on_mcp_port"), destination, &cx);

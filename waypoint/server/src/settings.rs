@@ -116,6 +116,8 @@ fn http2(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
 
 fn sizes(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
     demand(limits.connections > 0, "connections: not 0");
+    demand(limits.peer_connections > 0, "peer_connections: not 0");
+    demand(limits.idle_frames >= 100, "idle_frames: not under 100, every stream may be given up with one");
     demand(limits.handshakes > 0, "handshakes: not 0");
     demand(limits.inspected_body >= 1 << 10, "inspected_body: not under 1024, or no call could be judged");
     demand(

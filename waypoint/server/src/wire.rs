@@ -195,7 +195,8 @@ impl Core {
     fn build(launch: &Launch, tls: MeshTls, telemetry: Telemetry, workers: &Handle) -> Self {
         let _traffic = workers.enter();
         let settings = launch.settings.clone();
-        let upstreams = Upstreams::new(tls.clone(), &settings.limits, launch.locality.clone());
+        let upstreams =
+            Upstreams::new(tls.clone(), &settings.limits, launch.locality.clone(), telemetry.hits());
         let config = ConfigCell::new(Arc::clone(&upstreams));
         let proxy =
             Proxy::new(settings, tls.clone(), telemetry.clone(), Arc::clone(&upstreams), config.clone());

@@ -61,6 +61,19 @@ pub(crate) struct Target {
     pub(crate) token: Option<Arc<Verified>>,
 }
 
+/// Whether a head of HTTP/2 is larger than `limit` as RFC 9113 §6.5.2 counts it; HTTP/1 has its own bound in the reader.
+pub(crate) fn is_too_large<B>(request: &http::Request<B>, limit: u32) -> bool {
+    if request.version() != http::Version::HTTP_2 {
+        return false;
+    }
+    let field = |name: usize, value: usize| name + value + 32;
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = request.uri().authority().map_or(0, |authority| authority.as_str().len());
+    let pseudo = field(5, path) + field(10, authority);
+    let fields = request.headers().iter().map(|(name, value)| field(name.as_str().len(), value.len()));
+    fields.sum::<usize>() + pseudo > usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
 /// Reads and cleans a head in place; afterwards its URI is the normalized path and query only.
 ///
 /// # Errors

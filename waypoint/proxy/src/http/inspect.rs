@@ -40,7 +40,7 @@ impl Inspected {
 ///
 /// # Errors
 /// [`Refusal::TooLargeToInspect`] (before reading, where its length is declared), [`Refusal::InspectionBusy`] and
-/// [`Refusal::BodyNotReceived`].
+/// [`Refusal::BodyNotReceived`] or [`Refusal::BodyTooSlow`].
 pub(crate) async fn read(
     body: Incoming,
     total: &Arc<Semaphore>,
@@ -48,7 +48,7 @@ pub(crate) async fn read(
 ) -> Result<Inspected, Refusal> {
     match timeout(limits.inspection_timeout, collect(body, total, limits.inspected_body)).await {
         Ok(read) => read,
-        Err(_elapsed) => Err(Refusal::BodyNotReceived),
+        Err(_elapsed) => Err(Refusal::BodyTooSlow),
     }
 }
 

@@ -90,7 +90,12 @@ pub(crate) async fn handle(
         answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
         return log.refused(&refused.refusal, answer);
     }
-    match forward(cx, request, &mut log).await {
+    let limit = cx.shared.settings.limits.header_list;
+    let answered = match headers::is_too_large(&request, limit) {
+        true => Err(Refused::from(Refusal::HeadTooLarge)),
+        false => forward(cx, request, &mut log).await,
+    };
+    match answered {
         Ok(response) => log.answered(response),
         Err(refused) => {
             let mut answer = answer::refusal(&refused, log.is_grpc());

@@ -147,6 +147,14 @@ struct ScreenedStream {
 }
 
 impl ScreenedStream {
+    fn count(&self, why: &Unscreenable) {
+        let telemetry = &self.asked.cx().shared.telemetry;
+        telemetry.refused(why.name);
+        if why.name == "event_too_large" {
+            telemetry.limit_hit("sse_event");
+        }
+    }
+
     fn filter(&mut self, chunk: &[u8]) -> Result<Bytes, Unscreenable> {
         let (mut sieve, mut counts) = (Sieve::new(&self.asked), Screened::default());
         let out = self.screen.push(chunk, &mut sieve, &mut counts)?;
@@ -175,6 +183,7 @@ impl HttpBody for ScreenedStream {
                 Ok(out) if out.is_empty() => {}
                 Ok(out) => return Poll::Ready(Some(Ok(Frame::data(out)))),
                 Err(unscreenable) => {
+                    this.count(&unscreenable);
                     this.ended = true;
                     this.body = Body::Empty;
                     return Poll::Ready(Some(Err(unscreenable.into())));

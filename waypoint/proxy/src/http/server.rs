@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hbone::Io;
+use hbone::{Broken, Guarded, Io};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
@@ -23,6 +23,7 @@ use crate::context::StreamContext;
 use crate::detect::{self, Rewound, Spoken};
 use crate::drain::{DrainWatch, Phase};
 use crate::limits::Limits;
+use crate::telemetry::Telemetry;
 
 /// Windows of an inner HTTP/2 connection, in bytes. The tunnel's own windows hold what is in flight; these need only keep it busy.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -32,29 +33,58 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Serves requests until the stream ends. During a drain the client is told to leave and running requests finish.
-pub(crate) async fn serve<IO: Io>(mut io: IO, cx: StreamContext) {
+///
+/// `broken` ends them at once: hyper sees a client's reset only when it reads, and it does not while it holds a byte of a next
+/// request, or while the endpoint takes no more of this one's body.
+pub(crate) async fn serve<IO: Io>(mut io: IO, broken: Broken, cx: StreamContext) {
     let Some((spoken, first)) = first_bytes(&mut io, &cx).await else { return };
     let (io, ambiguous) = Framed::new(Rewound::new(first, io));
     let (upgrades, drain) = (cx.upgrades.clone(), cx.drain.clone());
     let limits = cx.shared.settings.limits.clone();
+    let telemetry = cx.shared.telemetry.clone();
     let cx = Arc::new(cx);
     let service = service_fn(move |incoming| answer(Arc::clone(&cx), incoming, ambiguous.clone()));
-    let io = TokioIo::new(io);
     let ended = match spoken {
         Spoken::Http1 => {
-            let connection = http1(&limits).serve_connection(io, service).with_upgrades();
-            drive(connection, |connection| connection.graceful_shutdown(), drain).await
+            let connection = http1(&limits).serve_connection(TokioIo::new(io), service).with_upgrades();
+            drive(connection, |connection| connection.graceful_shutdown(), broken, drain).await
         }
         Spoken::Http2 => {
-            let connection = http2(&limits).serve_connection(io, service);
-            drive(connection, |connection| connection.graceful_shutdown(), drain).await
+            let io = Guarded::new(io, telemetry.hits().observer(), limits.idle_frames);
+            let connection = http2(&limits).serve_connection(TokioIo::new(io), service);
+            drive(connection, |connection| connection.graceful_shutdown(), broken, drain).await
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "inner connection ended");
+        count(&error, &telemetry);
     }
     upgrades.close();
     upgrades.wait().await;
+}
+
+/// What hyper answers or ends by itself is counted as what we refuse.
+fn count(error: &hyper::Error, telemetry: &Telemetry) {
+    let http2 = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    if error.is_parse_too_large() {
+        telemetry.limit_hit("header_list");
+        telemetry.refused("head_too_large");
+    } else if error.is_timeout() {
+        telemetry.limit_hit("request_head_timeout");
+    } else if let Some(http2) = http2.filter(|http2| http2.is_library()) {
+        telemetry.refused(http2_fault(http2));
+    } else if error.is_parse() {
+        telemetry.refused("http1_malformed");
+    }
+}
+
+/// Floods of an inner connection are told apart from those of tunnels.
+fn http2_fault(error: &h2::Error) -> &'static str {
+    match hbone::fault(error) {
+        "flood" => "http2_flood",
+        "flow_control" => "http2_flow_control",
+        _other => "http2_malformed",
+    }
 }
 
 async fn answer(
@@ -96,19 +126,23 @@ async fn first_bytes<IO: Io>(io: &mut IO, cx: &StreamContext) -> Option<(Spoken,
     }
 }
 
-/// Runs a connection; when the drain begins, its client is told to `leave`.
+/// Runs a connection; when the drain begins, its client is told to `leave`. Once its stream is broken it is dropped, and all that it
+/// carries with it.
 async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
     connection: C,
     leave: impl FnOnce(Pin<&mut C>),
+    broken: Broken,
     mut drain: DrainWatch,
 ) -> Result<(), hyper::Error> {
-    tokio::pin!(connection);
+    tokio::pin!(connection, broken);
     tokio::select! {
-        ended = &mut connection => ended,
-        () = drain.reached(Phase::Draining) => {
-            leave(connection.as_mut());
-            connection.await
-        }
+        ended = &mut connection => return ended,
+        () = &mut broken => return Ok(()),
+        () = drain.reached(Phase::Draining) => leave(connection.as_mut()),
+    }
+    tokio::select! {
+        ended = connection => ended,
+        () = broken => Ok(()),
     }
 }
 
@@ -128,7 +162,8 @@ fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_header_list_size(limits.header_list)
+        // Twice, so that what is a little too large is answered, logged and counted by us, and the rest by h2.
+        .max_header_list_size(limits.header_list.saturating_mul(2))
         .max_concurrent_streams(limits.streams_per_connection)
         .initial_stream_window_size(limits.stream_window.min(STREAM_WINDOW))
         .initial_connection_window_size(limits.connection_window.min(CONNECTION_WINDOW))

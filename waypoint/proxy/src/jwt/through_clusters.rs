@@ -32,7 +32,12 @@ impl SvidSource for NoSource {
 fn cell() -> ConfigCell {
     let source = NoSource(watch::Sender::new(None));
     let tls = MeshTls::new(&source, TrustDomains::default(), Revocations::none());
-    ConfigCell::new(Upstreams::new(tls, &Limits::default(), Locality::default()))
+    ConfigCell::new(Upstreams::new(
+        tls,
+        &Limits::default(),
+        Locality::default(),
+        crate::telemetry::Hits::default(),
+    ))
 }
 
 /// Service `x`, whose tokens are verified with keys of `uri`, through the cluster [`KEYS`]; `at`: its endpoint, if it is

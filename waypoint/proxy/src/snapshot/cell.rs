@@ -82,7 +82,12 @@ mod tests {
     fn cell() -> ConfigCell {
         let source = NoSource(watch::Sender::new(None));
         let tls = MeshTls::new(&source, TrustDomains::default(), Revocations::none());
-        ConfigCell::new(Upstreams::new(tls, &Limits::default(), Locality::default()))
+        ConfigCell::new(Upstreams::new(
+            tls,
+            &Limits::default(),
+            Locality::default(),
+            crate::telemetry::Hits::default(),
+        ))
     }
 
     fn service(name: &str, fronted: bool, policies: Vec<PolicyKey>, routes: Vec<RouteKey>) -> Service {

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::LogFormat;
 use super::exchange::{RequestRecord, StreamRecord};
+use super::hits::Hits;
 use super::line;
 use super::settings::{Facts, Plan};
 
@@ -28,6 +29,7 @@ pub(super) struct AccessLog {
     accepted: AtomicU64,
     done: Arc<AtomicU64>,
     dropped: Counter,
+    hits: Hits,
 }
 
 impl AccessLog {
@@ -37,6 +39,7 @@ impl AccessLog {
         sink: Box<dyn Write + Send>,
         queue: usize,
         dropped: Counter,
+        hits: Hits,
     ) -> Option<Self> {
         let text = match format {
             LogFormat::Off => return None,
@@ -52,7 +55,7 @@ impl AccessLog {
             // The receiver is gone with the closure, so every line counts as dropped from now on.
             tracing::error!(%error, "the access log's thread could not be started");
         }
-        Some(Self { queue: sender, accepted: AtomicU64::new(0), done, dropped })
+        Some(Self { queue: sender, accepted: AtomicU64::new(0), done, dropped, hits })
     }
 
     /// Hands over one record.
@@ -61,7 +64,11 @@ impl AccessLog {
             Ok(()) => {
                 self.accepted.fetch_add(1, Ordering::Release);
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+            Err(TrySendError::Full(_)) => {
+                self.dropped.inc();
+                self.hits.reached("log_queue");
+            }
+            Err(TrySendError::Disconnected(_)) => {
                 self.dropped.inc();
             }
         }

@@ -25,12 +25,15 @@ pub(super) struct Metrics {
     mirrored: Family<Word, Counter>,
     pub(super) sessions: Gauge,
     handshake_failures: Family<Word, Counter>,
+    tunnel_failures: Family<Word, Counter>,
     refusals: Family<Word, Counter>,
-    limit_hits: Family<Word, Counter>,
+    pub(super) limit_hits: Family<Word, Counter>,
     pub(super) tunnels: Gauge,
     pub(super) streams: Gauge,
     pub(super) upstream_connections: Gauge,
     pub(super) upstream_ejected: Gauge,
+    pub(super) upstream_requests: Gauge,
+    pub(super) inspected_bytes: Gauge,
     pub(super) generation: Gauge,
     pub(super) config_errors: Gauge,
     xds_connected: Family<Word, Gauge>,
@@ -62,6 +65,11 @@ impl Metrics {
                 "portcullis_handshake_failures",
                 "TLS and HTTP/2 handshakes of clients that failed",
             ),
+            tunnel_failures: registered(
+                &mut r,
+                "portcullis_tunnel_failures",
+                "HBONE connections of clients that broke, or that were ended for what the client did",
+            ),
             refusals: registered(
                 &mut r,
                 "portcullis_refusals",
@@ -74,6 +82,16 @@ impl Metrics {
                 &mut r,
                 "portcullis_upstream_connections",
                 "Connections to endpoints now open",
+            ),
+            upstream_requests: registered(
+                &mut r,
+                "portcullis_upstream_requests",
+                "Requests and opaque streams now running at endpoints",
+            ),
+            inspected_bytes: registered(
+                &mut r,
+                "portcullis_inspected_bytes",
+                "Room that bodies take which are held to be judged, of `inspected_total` and a quarter more",
             ),
             upstream_ejected: registered(
                 &mut r,
@@ -155,6 +173,10 @@ impl Metrics {
 
     pub(super) fn handshake_failed(&self, reason: &'static str) {
         self.handshake_failures.get_or_create(&Word("reason", reason)).inc();
+    }
+
+    pub(super) fn tunnel_failed(&self, reason: &'static str) {
+        self.tunnel_failures.get_or_create(&Word("reason", reason)).inc();
     }
 
     pub(super) fn refused(&self, reason: &'static str) {

@@ -6,6 +6,7 @@ mod arguments;
 mod captured;
 mod exchange;
 mod family;
+mod hits;
 mod labels;
 mod line;
 mod metrics;
@@ -36,6 +37,7 @@ use trace::Spans;
 pub use arguments::{LoggedArgument, NotAnArgument};
 pub use captured::Captured;
 pub use exchange::{Decision, DryRun, McpRecord, RequestRecord, SourceRecord, StreamRecord};
+pub use hits::Hits;
 pub use metrics::Raised as Gauge;
 pub(crate) use settings::{Plan, Plans, PlansBuilding};
 pub(crate) use trace::TracedRequest;
@@ -70,9 +72,15 @@ impl Telemetry {
     #[must_use]
     pub fn new(format: LogFormat, sink: Box<dyn Write + Send>, limits: &Limits) -> Self {
         let metrics = Metrics::new(Bounds { most: limits.label_sets, idle: limits.label_idle });
-        let log = AccessLog::start(format, sink, limits.log_queue, metrics.lines_dropped.clone());
-        let spans =
-            Spans::new(limits.span_queue, metrics.spans_exported.clone(), metrics.spans_dropped.clone());
+        let hits = Hits(metrics.limit_hits.clone());
+        let log =
+            AccessLog::start(format, sink, limits.log_queue, metrics.lines_dropped.clone(), hits.clone());
+        let spans = Spans::new(
+            limits.span_queue,
+            metrics.spans_exported.clone(),
+            metrics.spans_dropped.clone(),
+            hits,
+        );
         let names = KnownNames::new(limits.label_sets);
         Self(Arc::new(Inner { metrics, names, log, spans, tracer: OnceLock::new() }))
     }
@@ -151,6 +159,17 @@ impl Telemetry {
         self.0.metrics.handshake_failed(reason);
     }
 
+    /// A client's tunnel connection was ended for what its peer did; by [`hbone::ConnectionError::reason`].
+    pub fn tunnel_failed(&self, reason: &'static str) {
+        self.0.metrics.tunnel_failed(reason);
+    }
+
+    /// Counts bounds that are reached, for parts that have nothing else to tell.
+    #[must_use]
+    pub fn hits(&self) -> Hits {
+        Hits(self.0.metrics.limit_hits.clone())
+    }
+
     /// A request or a stream was refused or failed; by [`crate::refusal::Refusal::reason`].
     pub fn refused(&self, reason: &'static str) {
         self.0.metrics.refused(reason);
@@ -213,6 +232,16 @@ impl Telemetry {
     /// Connections to endpoints open now.
     pub fn upstream_connections(&self, count: usize) {
         self.0.metrics.upstream_connections.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Requests and opaque streams running at endpoints now.
+    pub fn upstream_requests(&self, count: usize) {
+        self.0.metrics.upstream_requests.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Room taken by bodies that are held to be judged, in bytes.
+    pub fn inspected_bytes(&self, bytes: usize) {
+        self.0.metrics.inspected_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Endpoints that are ejected now.

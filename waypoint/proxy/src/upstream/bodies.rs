@@ -23,6 +23,10 @@ use crate::body::{Body, BodyError};
 /// How long to wait for hyper to let go of a body whose stream was refused. It does so when it next looks at the stream.
 const LET_GO: Duration = Duration::from_millis(50);
 
+/// How long an endpoint must have been silent before the end of a request's time to be blamed for it; half of the time where that is
+/// less.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// A request body lent to one attempt. Dropping it gives it back, if nothing of it was taken or all that was taken was kept.
 pub(super) struct Outbound {
     body: Option<Body>,
@@ -30,7 +34,18 @@ pub(super) struct Outbound {
     /// `None` where nothing is to be kept, and once it is too much.
     kept: Option<Kept>,
     /// Where it goes back, unless nobody wants it any more.
-    back: Option<(oneshot::Sender<Body>, Arc<AtomicBool>)>,
+    back: Option<(oneshot::Sender<Body>, Arc<Told>)>,
+}
+
+/// What an attempt and its caller know of a lent body.
+#[derive(Default)]
+struct Told {
+    /// Nobody will ask for it.
+    forgotten: AtomicBool,
+    /// Its client has not sent what was last asked for.
+    owed: AtomicBool,
+    /// More of it was taken than may be kept.
+    too_large: AtomicBool,
 }
 
 /// What was taken of a body.
@@ -43,12 +58,9 @@ struct Kept {
 /// Where a lent body comes back.
 pub(super) struct Returned {
     /// `None` when the attempt is done with it.
-    lent: Option<Lent>,
-}
-
-struct Lent {
-    back: oneshot::Receiver<Body>,
-    wanted: Arc<AtomicBool>,
+    back: Option<oneshot::Receiver<Body>>,
+    /// `None` of an empty body.
+    told: Option<Arc<Told>>,
 }
 
 /// Lends a body to an attempt. `keep`: so many bytes of what it takes are kept for another.
@@ -56,37 +68,47 @@ struct Lent {
 /// Of an empty body there is nothing to lend: who lends it has another.
 pub(super) fn lend(body: Body, keep: usize) -> (Outbound, Returned) {
     if matches!(body, Body::Empty) {
-        return (Outbound { body: None, begun: false, kept: None, back: None }, Returned { lent: None });
+        let nothing = Returned { back: None, told: None };
+        return (Outbound { body: None, begun: false, kept: None, back: None }, nothing);
     }
     let (sender, back) = oneshot::channel();
-    let wanted = Arc::new(AtomicBool::new(true));
+    let told = Arc::new(Told::default());
     let kept = (keep > 0).then(|| Kept { data: VecDeque::new(), room: keep });
-    let lent = Lent { back, wanted: Arc::clone(&wanted) };
-    let back = Some((sender, wanted));
-    (Outbound { body: Some(body), begun: false, kept, back }, Returned { lent: Some(lent) })
+    let returned = Returned { back: Some(back), told: Some(Arc::clone(&told)) };
+    (Outbound { body: Some(body), begun: false, kept, back: Some((sender, told)) }, returned)
 }
 
 impl Returned {
     /// The whole body, if it can be sent again. For attempts that ended, or that are to end.
     pub(super) async fn whole(&mut self) -> Option<Body> {
-        let lent = self.lent.as_mut()?;
-        let body = timeout(LET_GO, &mut lent.back).await.ok()?;
-        self.lent = None;
+        let back = self.back.as_mut()?;
+        let body = timeout(LET_GO, back).await.ok()?;
+        self.back = None;
         body.ok()
     }
 
     /// Nobody will ask for it: what was kept of it is freed.
     pub(super) fn forget(&mut self) {
-        if let Some(lent) = &self.lent {
-            lent.wanted.store(false, Ordering::Relaxed);
+        if let Some(told) = &self.told {
+            told.forgotten.store(true, Ordering::Relaxed);
         }
         self.is_let_go();
     }
 
+    /// Whether its client is waited for.
+    pub(super) fn is_owed(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| told.owed.load(Ordering::Relaxed))
+    }
+
+    /// Whether it cannot be sent again for its size alone.
+    pub(super) fn was_too_large(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| told.too_large.load(Ordering::Relaxed))
+    }
+
     /// Whether the attempt is done with it.
     fn is_let_go(&mut self) -> bool {
-        self.lent.take_if(|lent| !matches!(lent.back.try_recv(), Err(TryRecvError::Empty)));
-        self.lent.is_none()
+        self.back.take_if(|back| !matches!(back.try_recv(), Err(TryRecvError::Empty)));
+        self.back.is_none()
     }
 }
 
@@ -148,9 +170,16 @@ impl HttpBody for Outbound {
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         this.begun |= polled.is_ready();
-        if let Poll::Ready(Some(taken)) = &polled {
-            let (kept, frame) = (this.kept.take(), taken.as_ref().ok());
-            this.kept = kept.zip(frame).and_then(|(kept, frame)| kept.with(frame));
+        if let Some((_, told)) = &this.back {
+            told.owed.store(polled.is_pending(), Ordering::Relaxed);
+        }
+        if let Poll::Ready(Some(taken)) = &polled
+            && let Some(kept) = this.kept.take()
+        {
+            this.kept = taken.as_ref().ok().and_then(|frame| kept.with(frame));
+            if let Some((_, told)) = &this.back {
+                told.too_large.store(this.kept.is_none(), Ordering::Relaxed);
+            }
         }
         polled
     }
@@ -166,10 +195,11 @@ impl HttpBody for Outbound {
 
 impl Drop for Outbound {
     fn drop(&mut self) {
-        let (Some(body), Some((back, wanted))) = (self.body.take(), self.back.take()) else { return };
+        let (Some(body), Some((back, told))) = (self.body.take(), self.back.take()) else { return };
+        told.owed.store(false, Ordering::Relaxed);
         let whole = match self.kept.take() {
             _ if !self.begun => body,
-            Some(Kept { data, .. }) if wanted.load(Ordering::Relaxed) => {
+            Some(Kept { data, .. }) if !told.forgotten.load(Ordering::Relaxed) => {
                 Body::Stream(Box::pin(Replay { data, rest: body }))
             }
             _gone => return,
@@ -201,12 +231,21 @@ impl Running {
 pub(super) struct Inbound {
     /// `None` when it ended, one way or the other.
     rest: Option<(Incoming, Running)>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Deadline>,
+}
+
+/// When a response has to be over, and whether its endpoint kept us waiting until then.
+struct Deadline {
+    over: Pin<Box<Sleep>>,
+    /// How long an endpoint must have been silent to be blamed.
+    silence: Duration,
+    /// Since when it is; `None` while its client is the one who does not read.
+    waiting_since: Option<Instant>,
 }
 
 impl Inbound {
     pub(super) fn new(incoming: Incoming, running: Running, until: Option<Instant>) -> Self {
-        Self { rest: Some((incoming, running)), deadline: until.map(|until| Box::pin(sleep_until(until))) }
+        Self { rest: Some((incoming, running)), deadline: until.map(Deadline::new) }
     }
 
     fn finish(&mut self) {
@@ -216,7 +255,28 @@ impl Inbound {
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+        self.deadline.as_mut().is_some_and(|deadline| deadline.over.as_mut().poll(cx).is_ready())
+    }
+
+    /// A client that reads late, or still owes a part of its request, must not get its endpoint ejected.
+    fn is_endpoints_fault(&self, running: &Running) -> bool {
+        let silent = self.deadline.as_ref().is_some_and(Deadline::was_silent);
+        silent && !running.returned.is_owed()
+    }
+}
+
+impl Deadline {
+    fn new(until: Instant) -> Self {
+        let silence = (until.saturating_duration_since(Instant::now()) / 2).min(SILENCE);
+        Self { over: Box::pin(sleep_until(until)), silence, waiting_since: None }
+    }
+
+    fn was_silent(&self) -> bool {
+        self.waiting_since.is_some_and(|since| since.elapsed() >= self.silence)
+    }
+
+    fn polled(&mut self, pending: bool) {
+        self.waiting_since = pending.then(|| self.waiting_since.unwrap_or_else(Instant::now));
     }
 }
 
@@ -229,14 +289,20 @@ impl HttpBody for Inbound {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let late = this.rest.is_some() && this.is_late(cx);
-        let Some((incoming, running)) = &mut this.rest else { return Poll::Ready(None) };
-        if late {
-            running.blame.saw(Outcome::NoAnswer);
-            this.rest = None;
+        if this.rest.is_some() && this.is_late(cx) {
+            if let Some((_, running)) = this.rest.take()
+                && this.is_endpoints_fault(&running)
+            {
+                running.blame.saw(Outcome::NoAnswer);
+            }
             return Poll::Ready(Some(Err(UpstreamError::Timeout.into())));
         }
-        match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+        let Some((incoming, running)) = &mut this.rest else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        if let Some(deadline) = &mut this.deadline {
+            deadline.polled(polled.is_pending());
+        }
+        match std::task::ready!(polled) {
             Some(Ok(frame)) => {
                 // Who reads may not ask again after the last data or the trailers.
                 if frame.is_trailers() || incoming.is_end_stream() {

@@ -68,7 +68,7 @@ impl Mesh {
         let workloads = |uid: &WorkloadUid| workloads.get(uid).cloned();
         let resolver = Resolver::system(Clock::start(), CancellationToken::new());
         let mut states = |key: EndpointKey| {
-            let fresh = || Arc::new(State::new(key.clone(), &self.limits, &resolver));
+            let fresh = || Arc::new(State::new(key.clone(), &self.limits, &resolver, Default::default()));
             Arc::clone(self.states.entry(key.clone()).or_insert_with(fresh))
         };
         let mut sources = Sources { workloads: &workloads, states: &mut states };

@@ -23,6 +23,8 @@ use super::originate::FileError;
 use super::resolve::Name;
 use crate::limits::Limits;
 use crate::peer_watch::{PeerWatch, Welcome};
+use crate::socket;
+use crate::telemetry::Hits;
 
 /// Where ztunnel takes HBONE (`istio-hbone`, Istio's `HBONEPort`).
 const HBONE_PORT: u16 = 15_008;
@@ -68,6 +70,32 @@ pub(super) enum ConnectError {
     /// Circuit breaker: `limits.endpoint_connections`, or what the cluster says of connections and of requests that wait.
     #[error("too many connections, or requests that wait for one")]
     TooManyConnections,
+}
+
+impl ConnectError {
+    /// Whether it is a want of ours: an endpoint is not to be ejected because we are out of descriptors, ports or memory.
+    pub(super) fn is_ours(&self) -> bool {
+        match self {
+            Self::NoOwnIdentity | Self::TooManyConnections => true,
+            Self::Tcp(error) => socket::is_exhausted(error),
+            Self::Tunnel(OpenError::Connect(cause)) => {
+                cause.downcast_ref::<Self>().is_some_and(Self::is_ours)
+            }
+            _other => false,
+        }
+    }
+
+    /// Whether `connect_timeout` was over.
+    pub(super) fn is_late(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::Tunnel(OpenError::Timeout) => true,
+            // The pool wraps what its connector says.
+            Self::Tunnel(OpenError::Connect(cause)) => {
+                cause.downcast_ref::<Self>().is_some_and(|cause| matches!(cause, Self::TimedOut))
+            }
+            _other => false,
+        }
+    }
 }
 
 /// What makes two tunnels interchangeable.
@@ -123,7 +151,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(tls: MeshTls, limits: &Limits) -> Self {
+    pub(super) fn new(tls: MeshTls, limits: &Limits, hits: &Hits) -> Self {
         let http2 = hbone::Settings {
             stream_window: limits.stream_window,
             connection_window: limits.connection_window,
@@ -131,6 +159,7 @@ impl Dialer {
             max_header_list: limits.header_list,
             send_buffer: limits.send_buffer,
             handshake_timeout: limits.handshake_timeout,
+            observer: hits.observer(),
             ..hbone::Settings::default()
         };
         let settings = PoolSettings {

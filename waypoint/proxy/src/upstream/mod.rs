@@ -32,6 +32,7 @@ use waypoint_policy::Permit;
 
 use crate::body::Body;
 use crate::limits::Limits;
+use crate::telemetry::Hits;
 use bodies::Running;
 pub use cluster::Cluster;
 use cluster::Sources;
@@ -151,11 +152,11 @@ pub enum Version {
 }
 
 impl Upstreams {
-    /// Connects with `tls`, within `limits`; endpoints near `locality` are preferred.
+    /// Connects with `tls`, within `limits`, whose reaching `hits` counts; endpoints near `locality` are preferred.
     #[must_use]
-    pub fn new(tls: MeshTls, limits: &Limits, locality: Locality) -> Arc<Self> {
+    pub fn new(tls: MeshTls, limits: &Limits, locality: Locality, hits: Hits) -> Arc<Self> {
         let clock = Clock::start();
-        let connections = Connections::new(Dialer::new(tls, limits), limits, clock);
+        let connections = Connections::new(Dialer::new(tls, limits, &hits), limits, clock, hits);
         let terms = Arc::new(Terms::of_process(limits));
         Arc::new(Self {
             limits: limits.clone(),
@@ -221,7 +222,11 @@ impl Upstreams {
     ) -> Arc<Cluster> {
         let mut known = self.states();
         let mut states = |key: EndpointKey| {
-            let fresh = || Arc::new(State::new(key.clone(), &self.limits, &self.connections.resolver));
+            let fresh = || {
+                let connections = &self.connections;
+                let hits = connections.hits.clone();
+                Arc::new(State::new(key.clone(), &self.limits, &connections.resolver, hits))
+            };
             Arc::clone(known.entry(key.clone()).or_insert_with(fresh))
         };
         Arc::new(make(&mut Sources { workloads, states: &mut states }))
@@ -272,6 +277,7 @@ impl Upstreams {
                 }
                 Err(failure) => failure,
             };
+            failure.count(&self.connections.hits);
             if failure.is_of_endpoint() {
                 self.blame(&endpoint).saw(Outcome::NoAnswer);
             }
@@ -343,6 +349,12 @@ impl Upstreams {
         plain.map(|state| state.health.connections()).sum::<usize>() + self.connections.dialer.connections()
     }
 
+    /// Requests and opaque streams that run at endpoints.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.states().values().map(|state| state.health.active()).sum()
+    }
+
     /// Endpoints that are ejected now.
     #[must_use]
     pub fn ejected(&self) -> usize {
@@ -351,7 +363,11 @@ impl Upstreams {
     }
 
     fn pick(&self, cluster: &Cluster, pick: &Pick, tried: &[Arc<Endpoint>]) -> Result<Picked, UpstreamError> {
-        cluster.pick(pick, tried, self.clock.now())
+        let picked = cluster.pick(pick, tried, self.clock.now());
+        if matches!(picked, Err(UpstreamError::Overloaded)) {
+            self.connections.hits.reached("endpoint_requests");
+        }
+        picked
     }
 
     fn blame(&self, endpoint: &Arc<Endpoint>) -> Blame {
@@ -372,12 +388,13 @@ impl Upstreams {
 }
 
 impl State {
-    fn new(key: EndpointKey, limits: &Limits, resolver: &Resolver) -> Self {
+    fn new(key: EndpointKey, limits: &Limits, resolver: &Resolver, hits: Hits) -> Self {
         let name = match &key.address {
             EndpointAddress::Host(host, port) => Some(Name::new(host, *port, resolver)),
             EndpointAddress::Socket(_) => None,
         };
-        Self { key, health: Arc::new(Health::default()), pool: EndpointPool::new(limits), name }
+        let pool = EndpointPool::new(limits, hits);
+        Self { key, health: Arc::new(Health::default()), pool, name }
     }
 }
 

@@ -25,6 +25,7 @@ use super::endpoints::Endpoint;
 use super::health::{Clock, Slot};
 use super::resolve::{Name, Resolver};
 use crate::limits::Limits;
+use crate::telemetry::Hits;
 
 /// How long a connection whose response ended may take to be ready again; its driver needs one turn.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -45,6 +46,7 @@ pub(super) struct EndpointPool {
     /// The endpoint is gone: nothing is kept any more.
     closed: AtomicBool,
     max_idle: usize,
+    pub(super) hits: Hits,
 }
 
 struct Http1 {
@@ -77,17 +79,19 @@ struct Line {
     max_streams: AtomicUsize,
     /// Ends the driver at once, so that the peer sees a reset or a close.
     kill: CancellationToken,
-    slot: Slot,
+    /// Its place among the endpoint's; `None` once another connection took it.
+    slot: Mutex<Option<Slot>>,
 }
 
 impl EndpointPool {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, hits: Hits) -> Arc<Self> {
         Arc::new(Self {
             http1: Mutex::default(),
             http2: Mutex::default(),
             dialing: Semaphore::new(1),
             closed: AtomicBool::new(false),
             max_idle: limits.upstream_idle_connections,
+            hits,
         })
     }
 
@@ -152,10 +156,14 @@ impl EndpointPool {
     fn keep_http1(&self, connection: Http1) {
         let mut idle = self.http1();
         // Asked under the lock, so that `close` cannot come in between.
-        let has_room = idle.len() < self.max_idle && !connection.line.is_used_up();
-        let keeps = !self.closed.load(Ordering::SeqCst) && has_room;
-        if keeps && !connection.sender.is_closed() {
-            idle.push(connection);
+        let keeps = !self.closed.load(Ordering::SeqCst) && !connection.line.is_used_up();
+        if !keeps || connection.sender.is_closed() {
+            return;
+        }
+        idle.push(connection);
+        if idle.len() > self.max_idle {
+            idle.remove(0); // The one that was not used for longest, whatever host it is for.
+            self.hits.reached("upstream_idle_connections");
         }
     }
 
@@ -164,6 +172,25 @@ impl EndpointPool {
         if !self.closed.load(Ordering::SeqCst) && !connection.line.is_used_up() {
             open.push(Http2 { sender: connection.sender.clone(), line: Arc::clone(&connection.line) });
         }
+    }
+
+    /// Closes the connection that was not used for longest, for another that needs its place: one for each host that somebody
+    /// asked for would shut out all others until they were idle for long enough.
+    fn give_up_idle(&self) -> Option<Slot> {
+        let mut idle = self.http1();
+        let first = (!idle.is_empty()).then(|| idle.remove(0).line);
+        drop(idle);
+        let line = match first {
+            Some(line) => line,
+            None => {
+                let mut open = self.http2();
+                let unused = open.iter().enumerate().filter(|(_, connection)| !connection.line.is_busy());
+                let (at, _) = unused.min_by_key(|(_, it)| it.line.last_used.load(Ordering::Relaxed))?;
+                open.remove(at).line
+            }
+        };
+        line.kill.cancel();
+        line.slot().take()
     }
 
     /// Takes a connection out, unless it is in use. Its driver then sees that nobody can use it any more.
@@ -220,6 +247,17 @@ impl Line {
 
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Slot>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It may be used by another now.
+    fn freed(&self) {
+        if let Some(slot) = &*self.slot() {
+            slot.freed();
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -317,7 +355,7 @@ impl Lease {
         } else {
             self.line.release();
         }
-        self.line.slot.freed();
+        self.line.freed();
     }
 
     /// The connection was upgraded: it never comes back, and is counted as long as the lease is held.
@@ -334,7 +372,7 @@ impl Drop for Lease {
             Some(Sender::Http1(_)) => self.line.kill.cancel(),
             Some(Sender::Http2(_)) => {
                 self.line.release();
-                self.line.slot.freed();
+                self.line.freed();
             }
             None => {}
         }
@@ -364,6 +402,7 @@ pub(super) struct Connections {
     drivers: Drivers,
     clock: Clock,
     max_streams: usize,
+    pub(super) hits: Hits,
     http1: http1::Builder,
     http2: http2::Builder<Drivers>,
     /// Ends all drivers.
@@ -385,7 +424,7 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Driver
 }
 
 impl Connections {
-    pub(super) fn new(dialer: Dialer, limits: &Limits, clock: Clock) -> Self {
+    pub(super) fn new(dialer: Dialer, limits: &Limits, clock: Clock, hits: Hits) -> Self {
         let closing = CancellationToken::new();
         let drivers = Drivers { tracker: TaskTracker::new(), closing: closing.clone() };
         Self {
@@ -396,6 +435,7 @@ impl Connections {
             drivers,
             clock,
             max_streams: limits.upstream_streams_per_connection,
+            hits,
             _closing: closing.drop_guard(),
         }
     }
@@ -438,11 +478,15 @@ impl Connections {
         let _waiting = endpoint.terms.wait()?;
         let slot = loop {
             let freed = endpoint.terms.freed();
-            if let Some(slot) = endpoint.terms.connect(&endpoint.state.health)? {
+            let place = endpoint.terms.connect(&endpoint.state.health);
+            if let Ok(Some(slot)) = place {
                 break slot;
             }
             if let Some(idle) = pool.idle_http1(own.as_ref(), host).await {
                 return Ok(Lease::http1(idle, pool, true));
+            }
+            if let Some(slot) = place_or(place, || pool.give_up_idle())? {
+                break slot;
             }
             came_free(freed).await;
         };
@@ -468,7 +512,8 @@ impl Connections {
             if let Some(open) = pool.open_http2(own.as_ref(), host) {
                 return Ok(Lease::http2(open, pool, true));
             }
-            if let Some(slot) = endpoint.terms.connect(&endpoint.state.health)? {
+            let place = endpoint.terms.connect(&endpoint.state.health);
+            if let Some(slot) = place_or(place, || pool.give_up_idle())? {
                 break slot;
             }
             came_free(freed).await;
@@ -513,7 +558,7 @@ impl Connections {
             last_used: AtomicU64::new(self.clock.now()),
             max_streams: AtomicUsize::new(max_streams),
             kill: CancellationToken::new(),
-            slot,
+            slot: Mutex::new(Some(slot)),
         };
         Ok((transport, Arc::new(line)))
     }
@@ -525,6 +570,17 @@ impl Connections {
         let task =
             drive(connection, Arc::clone(line), Arc::downgrade(&endpoint.state.pool), endpoint.terms.idle);
         hyper::rt::Executor::execute(&self.drivers, task);
+    }
+}
+
+/// A new place, or else that of a connection that can be given up.
+fn place_or(
+    place: Result<Option<Slot>, ConnectError>,
+    give_up: impl FnOnce() -> Option<Slot>,
+) -> Result<Option<Slot>, ConnectError> {
+    match place {
+        Ok(Some(slot)) => Ok(Some(slot)),
+        full => give_up().map_or(full, |slot| Ok(Some(slot))),
     }
 }
 
@@ -551,6 +607,9 @@ async fn drive(
             () = line.kill.cancelled() => break,
             () = line.unused(idle) => {
                 if retire() {
+                    if let Some(pool) = pool.upgrade() {
+                        pool.hits.reached("upstream_idle");
+                    }
                     let _closed = timeout(CLOSE, &mut connection).await;
                     return;
                 }

@@ -65,7 +65,7 @@ fn bounded(max: usize, policy: TrafficPolicy, endpoints: Vec<ClusterEndpoint>) -
     let mut known: HashMap<EndpointKey, Arc<State>> = HashMap::new();
     let resolver = Resolver::system(Clock::start(), CancellationToken::new());
     let mut states = |key: EndpointKey| {
-        let fresh = || Arc::new(State::new(key.clone(), &limits, &resolver));
+        let fresh = || Arc::new(State::new(key.clone(), &limits, &resolver, Default::default()));
         Arc::clone(known.entry(key.clone()).or_insert_with(fresh))
     };
     let mut sources = Sources { workloads: &|_| None, states: &mut states };

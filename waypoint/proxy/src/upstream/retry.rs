@@ -38,6 +38,7 @@ pub(super) fn after_failure(policy: &Retries, before: usize, failure: &Failure) 
     let (connect, unsent, refused, reset) = match failure {
         // Ours: another attempt would meet the same.
         Failure::Connect(ConnectError::NoOwnIdentity | ConnectError::TooManyConnections) => return None,
+        Failure::ClientSlow => return None,
         Failure::Connect(_) => (true, true, false, true),
         Failure::TimedOut => (false, false, false, true),
         Failure::Send(error) => match error.fate {

@@ -23,6 +23,7 @@ use super::retry;
 use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
 use crate::body::Body;
 use crate::routing::host;
+use crate::telemetry::Hits;
 
 /// Attempts after the first.
 pub(super) const RETRIES: usize = 2;
@@ -40,6 +41,7 @@ impl Blame {
         if terms.note(&state.health, outcome, self.clock.now()) {
             let cluster = terms.budget.as_ref().map(|budget| tracing::field::display(&budget.key));
             tracing::warn!(endpoint = self.endpoint.name(), cluster, "ejected");
+            state.pool.hits.reached("ejection_failures");
         }
     }
 
@@ -60,6 +62,8 @@ pub(super) enum Failure {
     Connect(ConnectError),
     Send(SendError),
     TimedOut,
+    /// The time was over while the client still owed a part of its body.
+    ClientSlow,
 }
 
 impl Failure {
@@ -72,15 +76,25 @@ impl Failure {
                 Fate::Unknown => is_safe,
                 Fate::Abandoned | Fate::Garbled => false,
             },
-            Self::TimedOut => false,
+            Self::TimedOut | Self::ClientSlow => false,
+        }
+    }
+
+    /// Counts the bound towards endpoints that this is, if it is one.
+    pub(super) fn count(&self, hits: &Hits) {
+        match self {
+            Self::Connect(ConnectError::TooManyConnections) => hits.reached("endpoint_connections"),
+            Self::Connect(error) if error.is_late() => hits.reached("connect_timeout"),
+            Self::Connect(_) | Self::Send(_) | Self::TimedOut | Self::ClientSlow => {}
         }
     }
 
     /// Whether the endpoint is to blame.
     pub(super) fn is_of_endpoint(&self) -> bool {
         match self {
-            Self::Connect(ConnectError::NoOwnIdentity | ConnectError::TooManyConnections) => false,
-            Self::Connect(_) | Self::TimedOut => true,
+            Self::Connect(error) => !error.is_ours(),
+            Self::ClientSlow => false,
+            Self::TimedOut => true,
             Self::Send(error) => match error.fate {
                 Fate::Unsent | Fate::Abandoned => false,
                 Fate::Refused | Fate::Garbled | Fate::Unknown => true,
@@ -94,7 +108,7 @@ impl Failure {
             Self::Connect(ConnectError::TooManyConnections) => UpstreamError::Overloaded,
             Self::Connect(error) => UpstreamError::Connect { endpoint: name, source: Arc::new(error) },
             Self::Send(error) => UpstreamError::Reset { endpoint: name, source: Arc::new(error) },
-            Self::TimedOut => UpstreamError::Timeout,
+            Self::TimedOut | Self::ClientSlow => UpstreamError::Timeout,
         }
     }
 }
@@ -129,13 +143,15 @@ impl Upstreams {
                     let pause = policy
                         .and_then(|policy| retry::after_answer(policy, tried.len(), &answered.response));
                     let again = pause.is_some() && cluster.may_retry(&mut retrying);
-                    if !again || !message.takes_back(&mut answered.running.returned).await {
+                    let again = again && self.takes_back(message, &mut answered.running.returned).await;
+                    if !again {
                         return Ok(received(answered, message, attempt_until, &endpoint, chosen));
                     }
                     tracing::debug!(endpoint = %endpoint.address(), status = %answered.response.status(), "trying again");
                     pause
                 }
                 Err(failure) => {
+                    failure.count(&self.connections.hits);
                     if failure.is_of_endpoint() {
                         self.blame(&endpoint).saw(Outcome::NoAnswer);
                     }
@@ -145,6 +161,9 @@ impl Upstreams {
                     let pause = if harmless { Some(Duration::ZERO) } else { named };
                     let error = failure.at(&endpoint);
                     let again = pause.is_some() && in_time && message.is_whole();
+                    if pause.is_some() && message.was_too_large {
+                        self.connections.hits.reached("retry_replay");
+                    }
                     if !again || !cluster.may_retry(&mut retrying) {
                         return Err(error);
                     }
@@ -158,6 +177,14 @@ impl Upstreams {
                 within(until, sleep(pause)).await.map_err(|_late| UpstreamError::Timeout)?;
             }
         }
+    }
+
+    async fn takes_back(&self, message: &mut Message, returned: &mut Returned) -> bool {
+        let whole = message.takes_back(returned).await;
+        if !whole && returned.was_too_large() {
+            self.connections.hits.reached("retry_replay");
+        }
+        whole
     }
 
     /// One attempt. A kept connection that turns out closed before anything was written is replaced by a new one.
@@ -175,6 +202,7 @@ impl Upstreams {
             let Some((request, returned)) = message.next() else { return Err(Failure::TimedOut) };
             match within(until, lease.send(request)).await {
                 Err(late) => {
+                    let late = if returned.is_owed() { Failure::ClientSlow } else { late };
                     drop(lease); // Ends the attempt, so that its body comes back.
                     message.recover(Fate::Unknown, returned).await;
                     return Err(late);
@@ -248,6 +276,8 @@ pub(super) struct Message {
     /// Whether a body that passes is kept for another attempt, up to `max_replay`.
     keeps: bool,
     max_replay: usize,
+    /// More was taken of it than may be kept.
+    was_too_large: bool,
     /// Host name of the service.
     service: Arc<str>,
 }
@@ -272,7 +302,16 @@ impl Message {
         let unchanging = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let is_safe = unchanging && matches!(body, Body::Empty);
         let service = Arc::clone(&cluster.service().key.hostname);
-        Ok(Self { head, body: Some(body), copy: None, is_safe, keeps: false, max_replay, service })
+        Ok(Self {
+            head,
+            body: Some(body),
+            copy: None,
+            is_safe,
+            keeps: false,
+            max_replay,
+            was_too_large: false,
+            service,
+        })
     }
 
     /// The host that it asks for; the service's where it asks for none.
@@ -298,6 +337,7 @@ impl Message {
 
     /// Takes the body back after an attempt, if it is whole.
     async fn recover(&mut self, fate: Fate, mut returned: Returned) {
+        self.was_too_large = returned.was_too_large();
         self.body = match (self.copy.take(), fate) {
             (Some(copy), _) => Some(copy),
             (None, Fate::Unsent | Fate::Refused) => returned.whole().await,

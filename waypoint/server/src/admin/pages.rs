@@ -170,6 +170,8 @@ fn ready(admin: &Admin, _: &Method, _: &Query<'_>) -> Reply {
 
 fn stats(admin: &Admin, _: &Method, _: &Query<'_>) -> Reply {
     admin.telemetry.upstream_connections(admin.upstreams.connections());
+    admin.telemetry.upstream_requests(admin.upstreams.requests());
+    admin.telemetry.inspected_bytes(admin.proxy.inspected_bytes());
     admin.telemetry.upstream_ejected(admin.upstreams.ejected());
     admin.telemetry.sessions(admin.proxy.sessions());
     if let Some(connection) = &admin.readiness.control_plane {

@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use tokio::sync::mpsc;
 
 use super::span::Span;
+use crate::telemetry::Hits;
 use crate::telemetry::labels::Word;
 
 /// Why a span was lost, as the metric says it.
@@ -19,19 +20,26 @@ pub(in super::super) struct Spans {
     receiver: Mutex<Option<mpsc::Receiver<Span>>>,
     exported: Counter,
     dropped: Family<Word, Counter>,
+    hits: Hits,
 }
 
 impl Spans {
     /// Counts what is exported and what is lost.
-    pub(in super::super) fn new(bound: usize, exported: Counter, dropped: Family<Word, Counter>) -> Self {
+    pub(in super::super) fn new(
+        bound: usize,
+        exported: Counter,
+        dropped: Family<Word, Counter>,
+        hits: Hits,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(bound.max(1));
-        Self { sender, receiver: Mutex::new(Some(receiver)), exported, dropped }
+        Self { sender, receiver: Mutex::new(Some(receiver)), exported, dropped, hits }
     }
 
     /// Hands over a span, or counts it as lost.
     pub(in super::super) fn offer(&self, span: Span) {
         if self.sender.try_send(span).is_err() {
             self.dropped.get_or_create(&Word::reason(FULL)).inc();
+            self.hits.reached("span_queue");
         }
     }
 

@@ -132,7 +132,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(authority: &Authority, limits: &Limits, endpoints: &[At]) -> Self {
         let (tls, source) = authority.tls(WAYPOINT);
-        let upstreams = Upstreams::new(tls, limits, Locality::default());
+        let upstreams = Upstreams::new(tls, limits, Locality::default(), crate::telemetry::Hits::default());
         let cluster = cluster(&upstreams, endpoints);
         let (pick, known) = (Pick::default(), endpoints.to_vec());
         Self { upstreams, cluster, source, pick, timeout: None, version: Version::Http1, known }

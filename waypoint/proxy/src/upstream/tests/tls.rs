@@ -18,6 +18,7 @@ use super::mesh::{Client, plain, told};
 use super::servers::{Seen, Server, serve, text};
 use super::soon;
 use crate::body::Body;
+use crate::limits::Limits;
 
 /// Issues certificates of web servers, and lies as a file.
 pub(in crate::upstream) struct Authority {
@@ -220,6 +221,36 @@ async fn without_a_server_name_each_host_has_connections_of_its_own() {
     }
     assert_eq!(*names.lock().unwrap(), ["a.example", "b.example"], "and uses them again");
     assert!(client.fetch(asking("c.example")).await.is_err(), "the certificate is of others");
+}
+
+/// Whoever asks for one host after another must not shut out those who ask for the next.
+#[tokio::test]
+async fn idle_connections_of_other_hosts_make_room() {
+    let (folder, ours) = (tempfile::tempdir().unwrap(), Authority::new());
+    let ca_file = Some(ours.write(folder.path(), "ca.pem"));
+    let hosts: Vec<String> = (0..8).map(|n| format!("h{n}.example")).collect();
+    let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let of_endpoint = Limits { endpoint_connections: 2, ..Limits::default() };
+    let rows = [
+        (HttpVersion::Http1, of_endpoint.clone(), None),
+        (HttpVersion::Http2, of_endpoint, None),
+        (HttpVersion::Http1, Limits::default(), Some(2)),
+        (HttpVersion::Http2, Limits::default(), Some(2)),
+    ];
+    for (http, limits, of_cluster) in rows {
+        let alpn: &[&str] = if http == HttpVersion::Http2 { &["h2"] } else { &[] };
+        let (server, _) = Web { alpn, ..Web::new(&ours, &names) }.start().await;
+        let at = plain("web", server.address);
+        let tls = Some(UpstreamTls { ca_file: ca_file.clone(), ..UpstreamTls::default() });
+        let mut policy = TrafficPolicy { tls, http: Some(http), ..TrafficPolicy::default() };
+        policy.limits.connections = of_cluster;
+        let client =
+            Client::bounded(&limits, std::slice::from_ref(&at)).with_cluster(vec![told(&at)], policy);
+        for host in &names {
+            let (status, _) = soon(Box::pin(client.fetch(asking(host)))).await.unwrap();
+            assert_eq!(status, 200, "{http:?} {of_cluster:?} {host}");
+        }
+    }
 }
 
 #[tokio::test]
