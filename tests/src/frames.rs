@@ -18,6 +18,8 @@ pub mod kind {
     pub const DATA: u8 = 0;
     /// HEADERS.
     pub const HEADERS: u8 = 1;
+    /// PRIORITY.
+    pub const PRIORITY: u8 = 2;
     /// RST_STREAM.
     pub const RST_STREAM: u8 = 3;
     /// SETTINGS.
@@ -26,12 +28,19 @@ pub mod kind {
     pub const PING: u8 = 6;
     /// GOAWAY.
     pub const GOAWAY: u8 = 7;
+    /// WINDOW_UPDATE.
+    pub const WINDOW_UPDATE: u8 = 8;
+    /// CONTINUATION.
+    pub const CONTINUATION: u8 = 9;
 }
 
 /// ACK of SETTINGS and PING.
 const ACK: u8 = 1;
 /// END_HEADERS of HEADERS.
 const END_HEADERS: u8 = 4;
+
+/// Payload of one frame that every peer takes (RFC 9113 §4.2).
+const LARGEST: usize = 16_384;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +56,25 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Without flags.
+    #[must_use]
+    pub fn new(kind: u8, stream: u32, payload: impl Into<Vec<u8>>) -> Self {
+        Self { kind, flags: 0, stream, payload: payload.into() }
+    }
+
+    /// The word that RST_STREAM and WINDOW_UPDATE carry.
+    #[must_use]
+    pub fn word(&self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.payload.get(..4)?.try_into().ok()?))
+    }
+
+    /// A setting that SETTINGS tells of.
+    #[must_use]
+    pub fn setting(&self, id: u16) -> Option<u32> {
+        let told = self.payload.chunks_exact(6).find(|setting| setting.starts_with(&id.to_be_bytes()))?;
+        Some(u32::from_be_bytes(told.get(2..)?.try_into().ok()?))
+    }
+
     /// Last stream id and error code of a GOAWAY.
     #[must_use]
     pub fn goaway(&self) -> Option<(u32, u32)> {
@@ -73,14 +101,21 @@ impl Frames {
         Ok(this)
     }
 
+    /// Writes the same frame again and again in few writes, until it was written so often or the peer takes no more.
+    pub async fn flood(&mut self, frame: &Frame, times: usize) -> Result<()> {
+        let bytes = bytes_of(frame)?.repeat(100);
+        for _ in 0..times.div_ceil(100) {
+            if self.tls.write_all(&bytes).await.is_err() {
+                break; // What it said before it closed is read by the caller.
+            }
+        }
+        let _ = self.tls.flush().await;
+        Ok(())
+    }
+
     /// Writes one frame as it is.
     pub async fn send(&mut self, frame: &Frame) -> Result<()> {
-        let length = u32::try_from(frame.payload.len())?;
-        let mut bytes = length.to_be_bytes().get(1..).context("three bytes")?.to_vec();
-        bytes.extend([frame.kind, frame.flags]);
-        bytes.extend(frame.stream.to_be_bytes());
-        bytes.extend(&frame.payload);
-        self.tls.write_all(&bytes).await?;
+        self.tls.write_all(&bytes_of(frame)?).await?;
         Ok(self.tls.flush().await?)
     }
 
@@ -92,6 +127,30 @@ impl Frames {
         block.extend([0x01, u8::try_from(authority.len())?]);
         block.extend(authority.as_bytes());
         self.send(&Frame { kind: kind::HEADERS, flags: END_HEADERS, stream, payload: block }).await
+    }
+
+    /// Opens a CONNECT stream with one more header of so many bytes, in as many frames as it takes.
+    pub async fn connect_with(&mut self, stream: u32, authority: &str, header: usize) -> Result<()> {
+        let mut block = vec![0x02, 7];
+        block.extend(b"CONNECT");
+        block.extend([0x01, u8::try_from(authority.len())?]);
+        block.extend(authority.as_bytes());
+        block.extend([0x00, 1, b'x', 127]);
+        let mut rest = header.saturating_sub(127);
+        while rest >= 128 {
+            block.push(u8::try_from(rest % 128)? | 0x80);
+            rest /= 128;
+        }
+        block.push(u8::try_from(rest)?);
+        block.resize(block.len() + header.max(127), b'y');
+        let mut parts = block.chunks(LARGEST).peekable();
+        let mut kind = kind::HEADERS;
+        while let Some(part) = parts.next() {
+            let flags = if parts.peek().is_none() { END_HEADERS } else { 0 };
+            self.send(&Frame { kind, flags, stream, payload: part.to_vec() }).await?;
+            kind = kind::CONTINUATION;
+        }
+        Ok(())
     }
 
     /// Acknowledges SETTINGS or a PING.
@@ -128,4 +187,13 @@ impl Frames {
             }
         }
     }
+}
+
+fn bytes_of(frame: &Frame) -> Result<Vec<u8>> {
+    let length = u32::try_from(frame.payload.len())?;
+    let mut bytes = length.to_be_bytes().get(1..).context("three bytes")?.to_vec();
+    bytes.extend([frame.kind, frame.flags]);
+    bytes.extend(frame.stream.to_be_bytes());
+    bytes.extend(&frame.payload);
+    Ok(bytes)
 }

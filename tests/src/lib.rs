@@ -28,6 +28,7 @@ pub mod mesh;
 pub mod neighbours;
 pub mod portcullis;
 pub mod process;
+mod rest;
 pub mod single;
 pub mod soak;
 pub mod stand;

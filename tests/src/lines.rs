@@ -3,8 +3,8 @@
 use crate::wait;
 use anyhow::Result;
 use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
 /// The lines of one output, growing while the process runs. Clones see the same lines.
 #[derive(Clone, Debug, Default)]
@@ -12,18 +12,17 @@ pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
     /// Collects `output` to its end. Every line is also printed with `label`, which the test runner shows on failure.
-    pub async fn collect(self, label: String, output: impl AsyncRead + Unpin) {
-        let mut lines = BufReader::new(output).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
+    /// Blocks its thread.
+    pub fn collect(self, label: &str, output: impl Read) {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
             eprintln!("{label}: {line}");
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     }
 
     /// The same without printing them.
-    pub async fn keep(self, output: impl AsyncRead + Unpin) {
-        let mut lines = BufReader::new(output).lines();
-        while let Ok(Some(line)) = lines.next_line().await {
+    pub fn keep(self, output: impl Read) {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     }

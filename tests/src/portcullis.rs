@@ -4,7 +4,7 @@ use crate::ca::SvidFiles;
 use crate::http::Client;
 use crate::lines::Lines;
 use crate::process::Process;
-use crate::wait;
+use crate::{rest, wait};
 use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
 use serde_json::Value;
@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -33,6 +34,9 @@ pub fn binary() -> Result<PathBuf> {
 #[derive(Clone, Debug)]
 pub struct Run {
     args: Vec<OsString>,
+    /// A program that starts the binary, with its arguments.
+    under: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl Run {
@@ -47,7 +51,7 @@ impl Run {
     /// The same without a flag that says where the identity comes from.
     #[must_use]
     pub fn nameless(manifests: &Path) -> Self {
-        let run = Self { args: vec!["run".into()] };
+        let run = Self { args: vec!["run".into()], under: Vec::new(), environment: Vec::new() };
         let run = run.arg("--manifests", manifests);
         let listeners = ["--hbone-address", "--admin-address", "--metrics-address", "--ready-address"];
         listeners.into_iter().fold(run, |run, flag| run.arg(flag, "127.0.0.1:0"))
@@ -66,6 +70,28 @@ impl Run {
         let after = self.args.iter().position(|arg| arg == flag).and_then(|at| self.args.get_mut(at + 1));
         after.into_iter().for_each(|old| *old = value.as_ref().to_owned());
         self
+    }
+
+    /// Started by another program, which becomes the binary: `prlimit --nofile=64`.
+    #[must_use]
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(Into::into).collect();
+        self
+    }
+
+    /// One more variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    fn command(&self) -> Result<Command> {
+        let words: Vec<OsString> = self.under.iter().cloned().chain([binary()?.into()]).collect();
+        let (program, before) = words.split_first().context("a program")?;
+        let mut command = Command::new(program);
+        command.args(before).args(&self.args).envs(self.environment.iter().cloned());
+        Ok(command)
     }
 
     /// One more flag without a value.
@@ -93,16 +119,13 @@ impl Portcullis {
 
     /// Starts the binary without waiting, for tests of starts that must fail or take their time.
     pub fn start_unready(run: &Run) -> Result<Self> {
-        let mut command = Command::new(binary()?);
-        command.args(&run.args);
-        Ok(Self { process: Process::start("portcullis", command)?, listeners: BTreeMap::new() })
+        let process = Process::start("portcullis", run.command()?)?;
+        Ok(Self { process, listeners: BTreeMap::new() })
     }
 
     /// Starts the binary and waits until it is ready; its access log is read and forgotten, and nothing is printed.
     pub async fn start_silent(run: &Run) -> Result<Self> {
-        let mut command = Command::new(binary()?);
-        command.args(&run.args);
-        let process = Process::start_silent("portcullis", command)?;
+        let process = Process::start_silent("portcullis", run.command()?)?;
         let mut this = Self { process, listeners: BTreeMap::new() };
         this.ready().await?;
         Ok(this)
@@ -226,9 +249,28 @@ impl Portcullis {
         self.process.ended().await
     }
 
+    /// CPU that it has used (`utime` and `stime` of `/proc`).
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.process.cpu_time()
+    }
+
+    /// Its process number, to look into `/proc`.
+    pub fn id(&self) -> Result<u32> {
+        self.process.id()
+    }
+
     /// SIGTERM, then waits for the end of the drain.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
         self.process.stop().await
+    }
+}
+
+/// What runs on is watched until it is at rest; see [`crate::rest`].
+impl Drop for Portcullis {
+    fn drop(&mut self) {
+        if let (Some(child), Some(metrics)) = (self.process.take(), self.listeners.get("metrics")) {
+            rest::watch(child, *metrics, &self.process.stderr);
+        }
     }
 }
 

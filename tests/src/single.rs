@@ -1,7 +1,10 @@
 //! The mesh of most tests: one Service called `app` with one pod, and three ports that carry different things.
 
+use crate::frames::Frames;
 use crate::manifests::Port;
 use crate::mesh::{Mesh, Pod, Service, Setup};
+use crate::portcullis::Run;
+use crate::tls;
 use crate::ztunnel::{Outbound, TunnelStream};
 use anyhow::Result;
 
@@ -41,6 +44,11 @@ impl Single {
         Ok(Running { mesh: self.setup.start().await?, pod: self.pod, service: self.service })
     }
 
+    /// Starts the waypoint as `run` says.
+    pub async fn start_with(self, run: Run) -> Result<Running> {
+        Ok(Running { mesh: self.setup.start_with(run).await?, pod: self.pod, service: self.service })
+    }
+
     /// Starts the waypoint with these settings (YAML).
     pub async fn start_with_settings(self, settings: &str) -> Result<Running> {
         let path = self.setup.file("settings.yaml", settings)?;
@@ -68,6 +76,14 @@ impl Running {
     /// The ztunnel of a pod that runs as `agents/bot`.
     pub fn bot(&self) -> Result<Outbound> {
         self.mesh.peer("agents", "bot")
+    }
+
+    /// A connection of `agents/bot` of which the test sees every frame.
+    pub async fn frames(&self) -> Result<Frames> {
+        let ca = &self.mesh.setup.ca;
+        let svid = ca.svid(&ca.id("agents", "bot"))?;
+        let config = tls::client_config(&svid, ca.bundle_pem(), &self.mesh.waypoint_id())?;
+        Frames::dial(config, self.mesh.portcullis.address("hbone")?).await
     }
 
     /// A tunnel of `agents/bot` to a port of the Service.

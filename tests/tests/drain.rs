@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::{Method, Request};
 use hyper::body::Frame as BodyFrame;
 use portcullis_tests::application::{Application, hears};
-use portcullis_tests::frames::{Frames, kind};
+use portcullis_tests::frames::kind;
 use portcullis_tests::http::{Client, Events, empty, raw};
 use portcullis_tests::portcullis::Portcullis;
-use portcullis_tests::single::{ANY, HTTP, RAW, Running, Single};
+use portcullis_tests::single::{ANY, HTTP, RAW, Single};
 use portcullis_tests::upstream::{self, Echo, Upstream};
-use portcullis_tests::{tls, wait};
+use portcullis_tests::wait;
 use serde_json::{Value, json};
 use std::io;
 use std::time::Duration;
@@ -127,7 +127,7 @@ async fn goaway_comes_in_two_steps_and_a_stream_between_them_is_carried() -> Res
     let single = Single::new(true).await?;
     let _echo = Echo::start(single.pod.port(RAW), b"hello").await?;
     let mut running = single.start_with_settings(BY_SIGNAL).await?;
-    let mut frames = frames(&running).await?;
+    let mut frames = running.frames().await?;
     let settings = frames.until(kind::SETTINGS).await?;
     frames.acknowledge(&settings).await?;
     let authority = running.service.authority(RAW);
@@ -145,13 +145,6 @@ async fn goaway_comes_in_two_steps_and_a_stream_between_them_is_carried() -> Res
     terminate(&running.mesh.portcullis, "aborting").await?;
     assert_eq!(running.mesh.portcullis.ended().await?.code(), Some(0));
     Ok(())
-}
-
-async fn frames(running: &Running) -> Result<Frames> {
-    let ca = &running.mesh.setup.ca;
-    let svid = ca.svid(&ca.id("agents", "bot"))?;
-    let config = tls::client_config(&svid, ca.bundle_pem(), &running.mesh.waypoint_id())?;
-    Frames::dial(config, running.mesh.portcullis.address("hbone")?).await
 }
 
 #[tokio::test]

@@ -9,15 +9,15 @@ use h2::Reason;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use portcullis_tests::application::{Application, abort, hears, to_the_end};
-use portcullis_tests::frames::{Frames, kind};
+use portcullis_tests::frames::kind;
 use portcullis_tests::http::{Client, empty, raw};
 use portcullis_tests::manifests::{self, Port};
 use portcullis_tests::mesh::NAMESPACE;
 use portcullis_tests::neighbours::Runtime;
 use portcullis_tests::single::{ANY, HTTP, RAW, Running, Single};
 use portcullis_tests::upstream::{self, Echo, Upstream};
+use portcullis_tests::wait;
 use portcullis_tests::ztunnel::{Answer, Refused, TunnelStream};
-use portcullis_tests::{tls, wait};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -517,17 +517,10 @@ async fn a_stream_that_an_endpoint_refuses_unprocessed_is_tried_once_more() -> R
     Ok(())
 }
 
-async fn frames(running: &Running) -> Result<Frames> {
-    let ca = &running.mesh.setup.ca;
-    let svid = ca.svid(&ca.id("agents", "bot"))?;
-    let config = tls::client_config(&svid, ca.bundle_pem(), &running.mesh.waypoint_id())?;
-    Frames::dial(config, running.mesh.portcullis.address("hbone")?).await
-}
-
 #[tokio::test]
 async fn the_settings_that_ztunnel_counts_on_are_announced() -> Result<()> {
     let running = Running::start().await?;
-    let settings = frames(&running).await?.until(kind::SETTINGS).await?;
+    let settings = running.frames().await?.until(kind::SETTINGS).await?;
     let announced: HashMap<u16, u32> = settings
         .payload
         .chunks_exact(6)
@@ -546,7 +539,7 @@ async fn the_settings_that_ztunnel_counts_on_are_announced() -> Result<()> {
 #[tokio::test]
 async fn an_idle_connection_is_asked_whether_it_lives() -> Result<()> {
     let running = Running::start().await?;
-    let mut frames = frames(&running).await?;
+    let mut frames = running.frames().await?;
     let settings = frames.until(kind::SETTINGS).await?;
     frames.acknowledge(&settings).await?;
     let quiet = Instant::now();

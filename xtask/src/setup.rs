@@ -30,6 +30,7 @@ pub(crate) fn all(paths: &Paths) -> Result<()> {
     peers(paths)?;
     debian_package(&paths.root, "curl", Shell::new(&paths.root, "curl", &["--version"]))?;
     debian_package(&paths.root, "prometheus", Shell::new(&paths.root, "promtool", &["--version"]))?;
+    debian_package(&paths.root, "libfaketime", Shell::new(&paths.root, "dpkg", &["-s", "libfaketime"]))?;
     deny::install(paths)
 }
 
