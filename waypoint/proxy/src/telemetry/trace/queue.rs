@@ -73,7 +73,7 @@ impl SpanQueue {
         self.exported.inc_by(spans as u64);
     }
 
-    /// So many spans were lost: `export_failed`, `no_collector`.
+    /// So many spans were lost, e.g. by `export_failed`.
     pub fn lost(&self, spans: usize, reason: &'static str) {
         self.dropped.get_or_create(&Word::reason(reason)).inc_by(spans as u64);
     }
