@@ -1,11 +1,13 @@
 //! Endpoints that need more than a tunnel, and that are no pods, after Istio's TestDestinationRule, TestServiceEntry* and
 //! TestWaypointXFCCClientIdentity; and both waypoints of a canary.
 
-use crate::stage::{Ask, Caller, HTTP, HTTPS, Service, Stage, WAYPOINT, got, manifest, told};
+use crate::stage::{Ask, Caller, HTTP, HTTPS, Service, Stage, TCP, WAYPOINT, got, manifest, told};
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::http::Reply;
-use portcullis_tests::istio::{Lab, PodSpec, WaypointSettings};
+use portcullis_tests::istio::{Lab, PodSpec, WaypointSettings, echo};
 use portcullis_tests::wait;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A header that tells that a waypoint read the request: it gives every one an id.
 const ID: &str = "x-request-id";
@@ -262,4 +264,45 @@ spec:
     })
     .await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_service_entry_without_resolution_is_reached_at_its_own_address() -> Result<()> {
+    let stage = Stage::new("unresolved").await?;
+    let client = stage.client("client").await?;
+    let pod = stage.namespace.pod(&PodSpec::new("outside").without_mesh()).await?;
+    let _echo = pod.echo("outside").await?;
+    let spec = format!(
+        "addresses: [{}]\n  resolution: NONE\n  ports: [{{number: {}, name: http, protocol: HTTP}}]",
+        pod.address,
+        echo::HTTP
+    );
+    stage.namespace.apply(&entry("outside", "MESH_EXTERNAL", &spec)).await?;
+    let at = format!("{}:{}", pod.address, echo::HTTP);
+    let answer = client.until_status(&at, &Ask::get("/"), 200).await?;
+    assert_eq!(told(&answer, "ServiceVersion").as_deref(), Some("outside"));
+    assert!(got(&answer, ID).is_some(), "read on its way");
+    // The address of a neighbour was not told: nobody is carried there.
+    let neighbour = stage.namespace.pod(&PodSpec::new("neighbour").without_mesh()).await?;
+    let _neighbour = neighbour.echo("v1").await?;
+    let refused = client.ask(&format!("{}:{}", neighbour.address, echo::HTTP), &Ask::get("/")).await;
+    assert!(refused.is_err(), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_rests_longer_than_a_destination_rule_lets_it_is_closed() -> Result<()> {
+    let (stage, server, client) = stage("idle").await?;
+    let stream = async || -> Result<bool> {
+        let mut stream = client.ztunnel.connect(&server.at(TCP)).await?;
+        stream.write_all(b"hello\n").await?;
+        let mut said = Vec::new();
+        // Istio's echo server answers a line and waits for more.
+        let read = tokio::time::timeout(Duration::from_secs(3), stream.read_to_end(&mut said)).await;
+        Ok(read.is_ok())
+    };
+    assert!(!stream().await?, "without a rule it stays open");
+    let rule = rule("server", "{connectionPool: {tcp: {idleTimeout: 1s}}}");
+    stage.namespace.apply(&rule).await?;
+    wait::until_async("a stream is closed", async || Ok(stream().await?.then_some(()))).await
 }

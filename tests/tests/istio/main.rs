@@ -15,6 +15,7 @@ mod external;
 mod istioctl;
 mod lifecycle;
 mod load;
+mod mesh_settings;
 mod readme;
 mod refusals;
 mod rollout;
