@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Every case is carried in alternation by the direct connection (HBONE without a proxy), by our waypoint and by each peer: one
 /// round each, then the next round, so that whatever else the machine does falls on all of them. The measured process has one
 /// core and one worker; load and backend have another core. What is told is the median of the rounds and how far they lie
-/// apart, CPU of the proxy's process for each request (user and system, from /proc; µs × 0.1 = seconds for 100,000), memory for
+/// apart, CPU of the proxy's process for each request (user and system, from /proc), memory for
 /// each thing held (VmRSS), and the ratio of ours to everybody else in the same run. At the end stands what of the project's
 /// goals the run shows. Absolute figures of a busy machine mean little; the column `others` says how busy it was.
 ///
@@ -42,12 +42,15 @@ pub(crate) struct Arguments {
     /// Comes before other processes of the machine, where root may: for one that is used by others as well
     #[arg(long)]
     pub first: bool,
-    /// Where the figures are written
-    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
-    pub json: PathBuf,
+    /// Where the figures are written. Default: bench.json in the target folder
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
     /// Tells what changed since the run that this file holds
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
+    /// One more round of ours under `perf record`; FOLDER gets a file for each case, for `perf report -i`
+    #[arg(long, value_name = "FOLDER")]
+    pub profile: Option<PathBuf>,
     /// Our binary. Default: the one that was built with this program
     #[arg(long, value_name = "FILE")]
     pub portcullis: Option<PathBuf>,

@@ -20,6 +20,7 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -159,7 +160,27 @@ async fn serve_http(io: impl Io, app: App) {
     };
 }
 
-/// Answers what the path asks for: `…/bytes/N`, `…/echo` (gRPC), `/mcp…`.
+/// How many requests for [`TOGETHER`] have come.
+static WAITING: LazyLock<watch::Sender<usize>> = LazyLock::new(watch::Sender::default);
+
+/// Path of requests that are answered when the number that follows it has come.
+pub(crate) const TOGETHER: &str = "/together/";
+
+/// The size of their answers.
+pub(crate) const SMALL: usize = 1024;
+
+/// Forgets the requests for [`TOGETHER`] that came so far.
+pub(crate) fn nobody_waits() {
+    WAITING.send_replace(0);
+}
+
+async fn all_of(count: usize) {
+    WAITING.send_modify(|waiting| *waiting += 1);
+    // The sender is never dropped.
+    let _ = WAITING.subscribe().wait_for(|waiting| *waiting >= count).await;
+}
+
+/// Answers what the path asks for: `…/bytes/N`, `…/echo` (gRPC), `/together/N`, `/mcp…`.
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
@@ -167,6 +188,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Err
         drain(body).await?;
         let size = size.parse().unwrap_or(0).min(LARGEST);
         return Ok(Response::new(Either::Left(Full::new(ZEROES.slice(..size)))));
+    }
+    if let Some(count) = path.strip_prefix(TOGETHER) {
+        all_of(count.parse().unwrap_or(0)).await;
+        return Ok(Response::new(Either::Left(Full::new(ZEROES.slice(..SMALL)))));
     }
     if path.ends_with("/echo") {
         return Ok(trailers_after(body.collect().await?.to_bytes()));

@@ -27,8 +27,17 @@ pub(crate) struct Case {
     pub about: String,
     /// What is carried.
     pub load: Load,
+    /// What those with rules must refuse before they are measured.
+    pub forbidden: Option<Ask>,
     /// Who carries it.
     pub contestants: Vec<Contestant>,
+}
+
+impl Case {
+    /// The same, where this must be refused.
+    fn refusing(self, ask: Ask) -> Self {
+        Self { forbidden: Some(ask), ..self }
+    }
 }
 
 /// The direct connection.
@@ -79,7 +88,12 @@ fn ours(waypoint: Waypoint) -> Vec<Contestant> {
 }
 
 fn case(name: &str, about: &str, load: Load, contestants: Vec<Contestant>) -> Case {
-    Case { name: name.to_owned(), about: about.to_owned(), load, contestants }
+    Case { name: name.to_owned(), about: about.to_owned(), load, forbidden: None, contestants }
+}
+
+/// A GET that no header rule allows.
+fn forbidden_get(app: App) -> Result<Ask> {
+    Ask::get(app, "/r0/bytes/1", 1)?.header("x-team", "nobody")
 }
 
 /// A GET that the last of `rules` header rules allows.
@@ -101,16 +115,19 @@ fn http() -> Result<Vec<Case>> {
     for (size, label) in [(KIB, "1k"), (64 * KIB, "64k")] {
         let about = format!("GET over HTTP/1.1, answers of {label}, 10 rules, saturated");
         let load = Load::Closed(get(App::Http1, 10, size)?);
-        cases.push(case(&format!("get-{label}"), &about, load, with_rules(10, &plain)));
+        let forbidden = forbidden_get(App::Http1)?;
+        cases.push(case(&format!("get-{label}"), &about, load, with_rules(10, &plain)).refusing(forbidden));
         let about = format!("GET over h2c, answers of {label}, 10 rules, saturated");
         let load = Load::Closed(get(App::H2c, 10, size)?);
-        cases.push(case(&format!("h2c-{label}"), &about, load, with_rules(10, &plain)));
+        let forbidden = forbidden_get(App::H2c)?;
+        cases.push(case(&format!("h2c-{label}"), &about, load, with_rules(10, &plain)).refusing(forbidden));
         let about = format!("unary gRPC, {label} each way, 10 rules, saturated");
         cases.push(case(&format!("grpc-{label}"), &about, Load::Closed(grpc(size)?), with_rules(10, &plain)));
     }
     let about = "GET over HTTP/1.1 at 1,000 requests a second, open loop, 10 rules";
     let load = Load::Open(get(App::Http1, 10, KIB)?, 1000);
-    cases.push(case("get-open-1000", about, load, with_rules(10, &plain)));
+    let open = case("get-open-1000", about, load, with_rules(10, &plain));
+    cases.push(open.refusing(forbidden_get(App::Http1)?));
     Ok(cases)
 }
 
@@ -147,7 +164,8 @@ fn calls() -> Result<Vec<Case>> {
         let about =
             format!("tools/call of {} KiB ({what}), 10 rules on tool and argument, saturated", size / KIB);
         let load = Load::Closed(message(mcp::PATH, mcp::call(filling, size), answer..=answer)?);
-        Ok(case(name, &about, load, judged(Rules::Calls, filling == Filling::Text)))
+        let forbidden = message(mcp::PATH, mcp::forbidden_call(), 0..=0)?;
+        Ok(case(name, &about, load, judged(Rules::Calls, filling == Filling::Text)).refusing(forbidden))
     });
     cases.into_iter().collect()
 }
@@ -177,7 +195,8 @@ fn lists() -> Result<Vec<Case>> {
         let load = Load::Closed(message(path, mcp::list_request(), whole / 3..=whole)?);
         let mut contestants = judged(Rules::Lists, false);
         contestants.retain(|contestant| contestant.name != ENVOY_MCP_DEFAULT);
-        Ok(case(name, &about, load, contestants))
+        let forbidden = message(mcp::PATH, mcp::forbidden_call(), 0..=0)?;
+        Ok(case(name, &about, load, contestants).refusing(forbidden))
     });
     cases.into_iter().collect()
 }
@@ -220,7 +239,8 @@ fn policies() -> Result<Vec<Case>> {
     let rows = [10, 1_000, 10_000].map(|rules| {
         let about = format!("GET over HTTP/1.1, {rules} rules of which the last allows it, saturated");
         let load = Load::Closed(get(App::Http1, rules, KIB)?);
-        Ok(case(&format!("rules-{rules}"), &about, load, with_rules(rules, &[])))
+        let case = case(&format!("rules-{rules}"), &about, load, with_rules(rules, &[]));
+        Ok(case.refusing(forbidden_get(App::Http1)?))
     });
     rows.into_iter().collect()
 }
@@ -228,25 +248,29 @@ fn policies() -> Result<Vec<Case>> {
 fn held() -> Vec<Case> {
     let things = [
         ("idle-tunnel", "mTLS connections without a stream", Thing::Connection, Rules::None),
-        ("idle-stream", "tunnel streams that have carried one GET", Thing::Tunnel, Rules::None),
+        ("idle-stream", "tunnel streams that carried a GET at the same time", Thing::Tunnel, Rules::None),
+        ("idle-turn", "tunnel streams that carried a GET in turn", Thing::TunnelInTurn, Rules::None),
         ("sse-stream", "open event streams", Thing::Events, Rules::Calls),
     ];
     let counts = [(1_000, "1k"), (5_000, "5k")];
-    let case = |(name, about, thing, rules): (&str, &str, Thing, Rules), (count, label): (usize, &str)| {
-        let mut contestants = ours(Waypoint::with(rules));
-        contestants.push(contestant(ENVOY, Kind::Envoy(Envoy::Plain)));
+    let cases = counts.iter().flat_map(|(count, label)| {
+        things.map(|(name, about, thing, rules)| {
+            let about = format!("memory of {count} {about}");
+            case(&format!("{name}-{label}"), &about, Load::Held(thing, *count), holding(thing, rules))
+        })
+    });
+    cases.collect()
+}
+
+/// Those who have a process that could hold `thing`.
+fn holding(thing: Thing, rules: Rules) -> Vec<Contestant> {
+    let mut contestants = ours(Waypoint::with(rules));
+    contestants.retain(|contestant| contestant.name != DIRECT);
+    contestants.push(contestant(ENVOY, Kind::Envoy(Envoy::Plain)));
+    if thing != Thing::Connection {
         contestants.push(contestant(NGINX, Kind::Nginx));
-        contestants.retain(|contestant| contestant.name != DIRECT);
-        contestants.retain(|contestant| thing != Thing::Connection || contestant.name != NGINX);
-        let load = Load::Held(thing, count);
-        Case {
-            name: format!("{name}-{label}"),
-            about: format!("memory of {count} {about}"),
-            load,
-            contestants,
-        }
-    };
-    counts.iter().flat_map(|count| things.iter().map(move |thing| case(*thing, *count))).collect()
+    }
+    contestants
 }
 
 fn swaps() -> Result<Vec<Case>> {

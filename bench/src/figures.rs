@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Figure {
-    /// CPU of the proxy for one request, in µs. Times 0.1 it is seconds for 100,000 requests.
+    /// CPU of the proxy for one request, in µs.
     CpuMicros,
+    /// The same for 100,000 requests, in seconds.
+    CpuPer100k,
     /// Requests, streams or connections a second.
     PerSecond,
     /// CPU of the proxy for 10^9 bytes, in seconds.
@@ -35,8 +37,9 @@ pub(crate) enum Figure {
 
 impl Figure {
     /// All of them, in the order of the columns.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::CpuMicros,
+        Self::CpuPer100k,
         Self::PerSecond,
         Self::CpuPerGb,
         Self::GbitPerSecond,
@@ -54,6 +57,7 @@ impl Figure {
     pub(crate) fn heading(self) -> &'static str {
         match self {
             Self::CpuMicros => "CPU µs each",
+            Self::CpuPer100k => "CPU s/100k",
             Self::PerSecond => "each/s",
             Self::CpuPerGb => "CPU s/GB",
             Self::GbitPerSecond => "Gbit/s",
@@ -68,9 +72,9 @@ impl Figure {
         }
     }
 
-    /// Whether it describes the run and not the contestant, so that no ratio of it means anything.
-    pub(crate) fn describes_the_run(self) -> bool {
-        matches!(self, Self::ProxyBusy | Self::Others)
+    /// Whether contestants are compared by it: it does not describe the run, or say again what another figure says.
+    pub(crate) fn compares(self) -> bool {
+        !matches!(self, Self::ProxyBusy | Self::Others | Self::CpuPer100k)
     }
 }
 

@@ -16,6 +16,7 @@ mod figures;
 mod load;
 mod machine;
 mod mcp;
+mod profile;
 mod program;
 mod report;
 mod run;
@@ -56,11 +57,12 @@ fn main() -> Result<()> {
     let _first = arguments.first.then(First::come).transpose()?;
     let about = about(&arguments, &programs);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let cases = runtime.block_on(carry(World::new(cores, programs), &cases, effort(&arguments)))?;
+    let cases = runtime.block_on(carry(World::new(cores, programs), &cases, &arguments))?;
     let mut report = Report { about, cases, goals: Vec::new() };
     report.goals = report::judge(&report);
-    report.write(&arguments.json)?;
-    println!("\nfigures are in {}", arguments.json.display());
+    let json = arguments.json.clone().map_or_else(|| Ok(target()?.join("bench.json")), anyhow::Ok)?;
+    report.write(&json)?;
+    println!("\nfigures are in {}", json.display());
     if let Some(earlier) = earlier {
         report::compare(&earlier, &report);
     }
@@ -70,7 +72,7 @@ fn main() -> Result<()> {
 async fn carry(
     world: impl Future<Output = Result<World>>,
     cases: &[Case],
-    effort: Effort,
+    arguments: &Arguments,
 ) -> Result<Vec<report::CaseReport>> {
     let world = world.await?;
     let started = Instant::now();
@@ -82,9 +84,12 @@ async fn carry(
             cases.len(),
             started.elapsed().as_secs_f64()
         );
-        let carried = Box::pin(run::case(&world, case, effort)).await?;
+        let carried = Box::pin(run::case(&world, case, effort(arguments))).await?;
         report::print(&carried);
         reports.push(carried);
+        if let Some(folder) = &arguments.profile {
+            Box::pin(profile::case(&world, case, effort(arguments), folder)).await?;
+        }
     }
     Ok(reports)
 }
@@ -109,12 +114,17 @@ fn select(cases: Vec<Case>, filters: &[String]) -> Result<Vec<Case>> {
     Ok(cases.into_iter().filter(wanted).collect())
 }
 
-fn programs(arguments: &Arguments) -> Result<Programs> {
+/// The target folder that this program was built into.
+fn target() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let profile = own.parent().context("a program lies in target/<profile>")?;
-    let portcullis = arguments.portcullis.clone().unwrap_or_else(|| profile.join("portcullis"));
+    Ok(own.ancestors().nth(2).context("a program lies in target/<profile>")?.to_owned())
+}
+
+fn programs(arguments: &Arguments) -> Result<Programs> {
+    let target = target()?;
+    let portcullis = arguments.portcullis.clone().unwrap_or_else(|| target.join("release/portcullis"));
     ensure!(portcullis.exists(), "{} is missing: cargo build --release -p waypoint", portcullis.display());
-    let neighbours = profile.parent().context("a profile lies in target")?.join("neighbours");
+    let neighbours = target.join("neighbours");
     let find = |peer: Peer, found: Option<PathBuf>| {
         let asked = arguments.peers.contains(&peer);
         if asked && found.is_none() {

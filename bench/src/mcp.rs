@@ -32,46 +32,36 @@ pub(crate) enum Filling {
 
 /// A `tools/call` of `size` bytes that the last of [`RULES`] rules allows.
 pub(crate) fn call(filling: Filling, size: usize) -> Bytes {
-    let last = RULES - 1;
-    let whole = |payload: Value| {
-        let arguments = json!({"owner": "acme", "repo": "portcullis", "payload": payload});
-        let params = json!({"name": format!("tool_{last}"), "arguments": arguments});
-        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string()
-    };
-    let mut grown = 0;
-    while whole(filling.of(grown)).len() < size {
-        grown += (size / 200).max(1);
-    }
-    // The last step may go too far; what is one too many is taken back.
-    while grown > 0 && whole(filling.of(grown)).len() > size {
-        grown -= 1;
-    }
-    whole(filling.of(grown)).into()
+    let tool = format!("tool_{}", RULES - 1);
+    // What is lacking after a first guess is filled up with plain text.
+    let guessed = filling.of(size * 9 / 10 - 128);
+    let lacking = size.saturating_sub(request(&tool, &guessed, "").len());
+    request(&tool, &guessed, &"-".repeat(lacking)).into()
+}
+
+/// A `tools/call` that no rule allows, however it is filled.
+pub(crate) fn forbidden_call() -> Bytes {
+    request("drop_table", &Filling::Text.of(100), "").into()
+}
+
+fn request(tool: &str, payload: &Value, rest: &str) -> String {
+    let arguments = json!({"owner": "acme", "repo": "portcullis", "payload": payload, "rest": rest});
+    let params = json!({"name": tool, "arguments": arguments});
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string()
 }
 
 impl Filling {
-    /// About `size` bytes in JSON.
+    /// At most `size` bytes in JSON, and nearly as many.
     fn of(self, size: usize) -> Value {
+        let repeated = |text: &str, length: usize| Value::from(text.repeat(size / length));
         match self {
-            Self::Text => "search the issues that nobody has answered "
-                .chars()
-                .cycle()
-                .take(size)
-                .collect::<String>()
-                .into(),
-            Self::Escaped => "line \"one\"\n\tC:\\temp\\é\u{1}"
-                .chars()
-                .cycle()
-                .take(size * 2 / 3)
-                .collect::<String>()
-                .into(),
-            Self::Nested => (0..size / 64)
-                .map(|n| {
-                    let entry = json!({"id": n, "ok": true, "at": {"line": n * 7, "tags": ["a", null, 1.5]}});
-                    (format!("k{n}"), entry)
-                })
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
+            Self::Text => repeated("search the issues that nobody has answered ", 43),
+            Self::Escaped => repeated("line \"one\"\n\tC:\\temp\\ \u{e9}\u{1}", 36),
+            Self::Nested => {
+                let entry =
+                    |n: usize| json!({"id": n, "ok": true, "at": {"line": n * 7, "tags": ["a", null, 1.5]}});
+                (0..size / 72).map(|n| (format!("k{n}"), entry(n))).collect::<serde_json::Map<_, _>>().into()
+            }
         }
     }
 }
@@ -147,13 +137,11 @@ mod tests {
         for filling in [Filling::Text, Filling::Escaped, Filling::Nested] {
             for size in [1 << 10, 64 << 10] {
                 let body = call(filling, size);
-                assert!(
-                    body.len() <= size && body.len() + 100 > size,
-                    "{filling:?}: {} of {size}",
-                    body.len()
-                );
+                assert_eq!(body.len(), size, "{filling:?}");
                 let read: Value = serde_json::from_slice(&body).unwrap();
                 assert_eq!(read["params"]["name"], "tool_9");
+                let rest = read["params"]["arguments"]["rest"].as_str().unwrap().len();
+                assert!(rest < size / 3, "{filling:?}: {rest} of {size} are only filled up");
             }
         }
     }

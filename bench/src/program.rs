@@ -25,8 +25,9 @@ impl Program {
     /// Starts `program` on the core of the proxy, with its output in the file `output`.
     pub(crate) fn start(cores: Cores, program: &Path, args: &[OsString], output: PathBuf) -> Result<Self> {
         let log = File::create(&output).with_context(|| output.display().to_string())?;
-        let child = Command::new("taskset")
-            .args(["--cpu-list", &cores.proxy.to_string()])
+        // `setpriv` lets it end with this process, however that ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "taskset", "--cpu-list", &cores.proxy.to_string()])
             .arg(program)
             .args(args)
             .stdin(Stdio::null())

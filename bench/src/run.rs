@@ -3,6 +3,7 @@
 use crate::cases::{Case, Contestant};
 use crate::contestant::Running;
 use crate::figures::Round;
+use crate::load::{self, Load};
 use crate::report::{CaseReport, ContestantReport};
 use crate::world::World;
 use anyhow::{Context as _, Result};
@@ -26,13 +27,19 @@ pub(crate) struct Effort {
     pub open_time: Duration,
 }
 
+impl Effort {
+    /// The time of one round of `load`.
+    pub(crate) fn of(self, load: &Load) -> Duration {
+        if load.counts_tails() { self.open_time } else { self.time }
+    }
+}
+
 /// Carries one case.
 ///
 /// # Errors
 /// When a contestant does not start, or an answer is wrong.
 pub(crate) async fn case(world: &World, case: &Case, effort: Effort) -> Result<CaseReport> {
     let (present, missing) = split(world, case);
-    let app = case.load.app();
     let mut running: Vec<Option<Running>> = Vec::new();
     for contestant in &present {
         let started = match case.load.needs_fresh_process() {
@@ -42,7 +49,7 @@ pub(crate) async fn case(world: &World, case: &Case, effort: Effort) -> Result<C
         running.push(started);
     }
     let mut rounds = vec![Vec::new(); present.len()];
-    let time = if case.load.counts_tails() { effort.open_time } else { effort.time };
+    let time = effort.of(&case.load);
     for round in 0..effort.rounds {
         eprint!("  {} round {} of {}:", case.name, round + 1, effort.rounds);
         // Each round begins with another one, so that nobody always comes after the same.
@@ -58,7 +65,7 @@ pub(crate) async fn case(world: &World, case: &Case, effort: Effort) -> Result<C
             let running = match kept {
                 Some(running) => running,
                 None => {
-                    fresh = contestant.kind.start(world, app).await?;
+                    fresh = start(world, contestant, case).await?;
                     &fresh
                 }
             };
@@ -74,9 +81,14 @@ pub(crate) async fn case(world: &World, case: &Case, effort: Effort) -> Result<C
     Ok(CaseReport { name: case.name.clone(), about: case.about.clone(), contestants, missing })
 }
 
-async fn start(world: &World, contestant: &Contestant, case: &Case) -> Result<Running> {
-    let started = contestant.kind.start(world, case.load.app()).await;
-    started.with_context(|| format!("{} for {}", contestant.name, case.name))
+/// Starts a contestant, and sees that it refuses what it must.
+pub(crate) async fn start(world: &World, contestant: &Contestant, case: &Case) -> Result<Running> {
+    let what = || format!("{} for {}", contestant.name, case.name);
+    let running = contestant.kind.start(world, case.load.app()).await.with_context(what)?;
+    if let Some(ask) = case.forbidden.as_ref().filter(|_| contestant.kind.judges()) {
+        load::refused(ask, &running).await.with_context(what)?;
+    }
+    Ok(running)
 }
 
 fn report(contestant: &Contestant, rounds: Vec<Round>) -> ContestantReport {

@@ -19,3 +19,12 @@ pub(crate) fn run(paths: &Paths, args: &[String]) -> Result<()> {
     let bench = Shell::new(&paths.root, paths.target.join("release/bench"), &[]);
     args.iter().fold(bench, Shell::arg).run()
 }
+
+/// Some cases, carried too shortly for figures: the benchmark works, and every contestant does what it is measured for.
+pub(crate) fn smoke(paths: &Paths) -> Result<()> {
+    let cases = ["get-1k", "call-1k-text", "opaque-1", "idle-stream-1k"];
+    let figures = paths.target.join("bench-smoke.json").display().to_string();
+    let mut args = vec!["--quick", "--json", &figures];
+    args.extend(cases.iter().flat_map(|case| ["--case", case]));
+    run(paths, &args.into_iter().map(str::to_owned).collect::<Vec<_>>())
+}

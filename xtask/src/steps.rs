@@ -1,7 +1,7 @@
 //! The steps of `cargo xtask test`, their order and their count.
 
 use crate::paths::Paths;
-use crate::{arrows, cargo, deny, fuzz, image, istio, schema, setup, soak};
+use crate::{arrows, bench, cargo, deny, fuzz, image, istio, schema, setup, soak};
 use anyhow::{Result, bail, ensure};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,7 @@ pub(crate) fn all(fuzz_time: Duration) -> Vec<Step> {
             "two minutes of mixed traffic while everything changes: nothing grows, nothing fails",
             soak::step,
         ),
+        step("bench", "the benchmark with its peers, for a moment", bench::smoke),
         step("image", "the container image, built and run without a daemon", image::build),
         step("deny", "licences, bans and sources of dependencies", deny::check),
         Step { name: "advisories", about: "known faults of dependencies", run: Box::new(deny::advisories) },

@@ -30,6 +30,9 @@ const TYPE: &str = "type.googleapis.com/envoy.";
 /// More than any load asks for: no contestant is slowed by its circuit breakers.
 const UNBOUNDED: u32 = 1_000_000;
 
+/// Streams opened on one connection to an endpoint, before it has said what it allows: as ours.
+const STREAMS: u32 = 100;
+
 /// A body that is judged, at most: the default of our setting `inspected_body`.
 const INSPECTED: u32 = 4 << 20;
 
@@ -148,7 +151,7 @@ fn terminate(world: &World, entry: SocketAddr, to: &str) -> Value {
         &connect,
         json!({
             "http_filters": [router()],
-            "http2_protocol_options": h2_options(true),
+            "http2_protocol_options": h2_options(true, UNBOUNDED),
             "upgrade_configs": [{"upgrade_type": "CONNECT"}],
         }),
     );
@@ -205,7 +208,7 @@ fn inside(listener: &str, options: Value) -> Value {
 /// The backend's ztunnel.
 fn peer(world: &World) -> Value {
     let tls = typed("tls", "extensions.transport_sockets.tls.v3.UpstreamTlsContext", tls(world));
-    let options = protocol(&json!({"http2_protocol_options": h2_options(true)}));
+    let options = protocol(&json!({"http2_protocol_options": h2_options(true, STREAMS)}));
     let options = both(options, json!({"transport_socket": tls}));
     cluster("peer", &address(SocketAddr::from((world.pod, HBONE))), options)
 }
@@ -213,7 +216,7 @@ fn peer(world: &World) -> Value {
 fn upstream_protocol(app: App) -> Value {
     match app {
         App::Http1 | App::Raw => json!({}),
-        App::H2c | App::Grpc => protocol(&json!({"http2_protocol_options": h2_options(false)})),
+        App::H2c | App::Grpc => protocol(&json!({"http2_protocol_options": h2_options(false, STREAMS)})),
     }
 }
 
@@ -223,11 +226,11 @@ fn protocol(explicit: &Value) -> Value {
     json!({"typed_extension_protocol_options": {format!("envoy.{name}"): options}})
 }
 
-/// Windows as ztunnel's and ours.
-fn h2_options(connect: bool) -> Value {
+/// Windows as ztunnel's and ours; `streams` at most on one connection.
+fn h2_options(connect: bool, streams: u32) -> Value {
     json!({
         "allow_connect": connect,
-        "max_concurrent_streams": UNBOUNDED,
+        "max_concurrent_streams": streams,
         "initial_stream_window_size": 4 << 20,
         "initial_connection_window_size": 16 << 20,
     })

@@ -58,6 +58,15 @@ impl Kind {
         }
     }
 
+    /// Whether it has rules to judge by.
+    pub(crate) fn judges(&self) -> bool {
+        match self {
+            Self::Direct | Self::Nginx | Self::Envoy(Envoy::Plain | Envoy::Opaque) => false,
+            Self::Envoy(Envoy::Rbac(_) | Envoy::Mcp | Envoy::McpDefault) => true,
+            Self::Portcullis(waypoint) | Self::Before(waypoint) => waypoint.rules != Rules::None,
+        }
+    }
+
     /// Starts it before `app` of the backend, and waits until it serves.
     ///
     /// # Errors

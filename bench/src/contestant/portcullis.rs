@@ -100,6 +100,7 @@ impl Waypoint {
         arg("--trust-bundle", world.svid.trust_bundle.clone().into());
         arg("--observe", if self.observe { "on" } else { "off" }.into());
         arg("--access-log", "off".into());
+        arg("--deny-mode", "status".into());
         for (flag, port) in [("hbone", HBONE), ("admin", 15000), ("metrics", 15020), ("ready", 15021)] {
             arg(&format!("--{flag}-address"), at(port).to_string().into());
         }

@@ -1,8 +1,8 @@
 //! A new stream, or a new connection, for each request.
 
-use super::sender::{Ask, Sender};
+use super::sender::{Ask, once};
 use super::{CONNECTIONS, Meter, TUNNELS, ways};
-use crate::contestant::{Running, Way};
+use crate::contestant::{Entrance, Running, Way};
 use crate::figures::Round;
 use anyhow::Result;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) async fn streams(ask: &Ask, running: &Running, time: Duration) -> Res
 async fn streams_on(way: Way, ask: Arc<Ask>, end: Instant) -> Result<usize> {
     let mut count = 0;
     while Instant::now() < end {
-        Sender::open(&way, ask.app).await?.exchange(&ask).await?;
+        once(&way, &ask).await?;
         count += 1;
     }
     Ok(count)
@@ -52,11 +52,11 @@ pub(super) async fn connections(ask: &Ask, running: &Running, time: Duration) ->
     Ok(meter.stop()?.by_count(count))
 }
 
-async fn connections_to(entrance: crate::contestant::Entrance, ask: Arc<Ask>, end: Instant) -> Result<usize> {
+async fn connections_to(entrance: Entrance, ask: Arc<Ask>, end: Instant) -> Result<usize> {
     let mut count = 0;
     while Instant::now() < end {
         let way = entrance.connection().await?;
-        Sender::open(&way, ask.app).await?.exchange(&ask).await?;
+        once(&way, &ask).await?;
         count += 1;
     }
     Ok(count)

@@ -2,14 +2,16 @@
 
 use super::sender::{Ask, Sender};
 use super::ways;
-use crate::backend::App;
+use crate::backend::{self, App, SMALL, TOGETHER};
 use crate::contestant::{Running, Way};
 use crate::figures::{Figure, Round};
 use crate::{machine, mcp};
 use anyhow::Result;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Tunnels on one connection: as many as ztunnel opens.
 const EACH: usize = 100;
@@ -22,8 +24,10 @@ const CALM: Duration = Duration::from_millis(500);
 pub(crate) enum Thing {
     /// Connections without a stream.
     Connection,
-    /// Tunnels, each of which has carried one request.
+    /// Tunnels, each of which has carried one request; all these requests were open at once.
     Tunnel,
+    /// Tunnels, each of which has carried one request, one after the other.
+    TunnelInTurn,
     /// Event streams.
     Events,
 }
@@ -35,7 +39,8 @@ pub(super) async fn carry(thing: Thing, count: usize, running: &Running) -> Resu
     let mut held = Held::default();
     match thing {
         Thing::Connection => held.ways = ways(running, count).await?,
-        Thing::Tunnel => held.tunnels(running, count, &Ask::get(App::Http1, "/bytes/1024", 1024)?).await?,
+        Thing::Tunnel => held.tunnels(running, count).await?,
+        Thing::TunnelInTurn => held.tunnels_in_turn(running, count).await?,
         Thing::Events => held.events(running, count).await?,
     }
     tokio::time::sleep(CALM).await;
@@ -54,29 +59,46 @@ struct Held {
 }
 
 impl Held {
-    async fn tunnels(&mut self, running: &Running, count: usize, ask: &Ask) -> Result<()> {
-        for way in ways(running, count.div_ceil(EACH)).await? {
-            for _ in 0..EACH.min(count - self.senders.len()) {
-                let mut sender = Sender::open(&way, ask.app).await?;
-                sender.exchange(ask).await?;
-                self.senders.push(sender);
-            }
-            self.ways.push(way);
+    async fn tunnels(&mut self, running: &Running, count: usize) -> Result<()> {
+        backend::nobody_waits();
+        let ask = Arc::new(Ask::get(App::Http1, &format!("{TOGETHER}{count}"), SMALL)?);
+        let mut tasks = JoinSet::new();
+        self.open(running, count, ask.app).await?;
+        for mut sender in self.senders.drain(..) {
+            let ask = ask.clone();
+            tasks.spawn(async move { sender.exchange(&ask).await.map(|()| sender) });
+        }
+        while let Some(done) = tasks.join_next().await {
+            self.senders.push(done??);
+        }
+        Ok(())
+    }
+
+    async fn tunnels_in_turn(&mut self, running: &Running, count: usize) -> Result<()> {
+        let ask = Ask::get(App::Http1, "/bytes/1024", 1024)?;
+        self.open(running, count, ask.app).await?;
+        for sender in &mut self.senders {
+            sender.exchange(&ask).await?;
         }
         Ok(())
     }
 
     async fn events(&mut self, running: &Running, count: usize) -> Result<()> {
         let ask = Ask::get(App::Http1, mcp::EVENTS, 0)?.header("accept", mcp::SSE)?;
-        for way in ways(running, count.div_ceil(EACH)).await? {
-            for _ in 0..EACH.min(count - self.senders.len()) {
-                let mut sender = Sender::open(&way, ask.app).await?;
-                let mut body = sender.send(&ask).await?;
-                anyhow::ensure!(body.frame().await.is_some(), "the stream of events ended at once");
-                self.bodies.push(body);
-                self.senders.push(sender);
-            }
-            self.ways.push(way);
+        self.open(running, count, ask.app).await?;
+        for sender in &mut self.senders {
+            let mut body = sender.send(&ask).await?;
+            anyhow::ensure!(body.frame().await.is_some(), "the stream of events ended at once");
+            self.bodies.push(body);
+        }
+        Ok(())
+    }
+
+    /// Opens so many tunnels.
+    async fn open(&mut self, running: &Running, count: usize, app: App) -> Result<()> {
+        self.ways = ways(running, count.div_ceil(EACH)).await?;
+        for way in self.ways.iter().cycle().take(count) {
+            self.senders.push(Sender::open(way, app).await?);
         }
         Ok(())
     }

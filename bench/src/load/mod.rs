@@ -12,6 +12,8 @@ mod swap;
 pub(crate) use held::Thing;
 pub(crate) use sender::Ask;
 
+use sender::Sender;
+
 use crate::backend::App;
 use crate::contestant::{Running, Way};
 use crate::figures::{Figure, Round};
@@ -82,6 +84,15 @@ impl Load {
     }
 }
 
+/// Sends what no rule allows, so that nobody is measured who judges nothing.
+///
+/// # Errors
+/// When it is answered with anything but 403.
+pub(crate) async fn refused(ask: &Ask, running: &Running) -> Result<()> {
+    let way = running.entrance.connection().await?;
+    Sender::open(&way, ask.app).await?.refused(ask).await
+}
+
 /// Opens the connections of a load; streams are opened on them in turn.
 async fn ways(running: &Running, connections: usize) -> Result<Vec<Way>> {
     let mut ways = Vec::with_capacity(connections);
@@ -140,6 +151,7 @@ impl Used {
         round.insert(Figure::PerSecond, count as f64 / self.seconds);
         if let Some(proxy) = self.proxy {
             round.insert(Figure::CpuMicros, proxy * 1e6 / count as f64);
+            round.insert(Figure::CpuPer100k, proxy * 1e5 / count as f64);
         }
         round
     }

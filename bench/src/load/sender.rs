@@ -4,12 +4,13 @@ use crate::backend::App;
 use crate::contestant::Way;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::ops::RangeInclusive;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Windows of HTTP/2 inside a tunnel, of a stream and of a connection, in bytes.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
@@ -104,17 +105,7 @@ impl Sender {
     /// # Errors
     /// When it is not 200.
     pub(crate) async fn send(&mut self, ask: &Ask) -> Result<Incoming> {
-        let request = ask.request.clone();
-        let answer = match self {
-            Self::One(send) => {
-                send.ready().await.context("the connection ended")?;
-                send.send_request(request).await?
-            }
-            Self::Two(send) => {
-                send.ready().await.context("the connection ended")?;
-                send.send_request(request).await?
-            }
-        };
+        let answer = self.head(ask).await?;
         let status = answer.status();
         if status != StatusCode::OK {
             let told = answer.into_body().collect().await?.to_bytes();
@@ -122,6 +113,49 @@ impl Sender {
         }
         Ok(answer.into_body())
     }
+
+    /// Sends `ask`, which is to be refused.
+    ///
+    /// # Errors
+    /// When the answer is another than 403.
+    pub(crate) async fn refused(&mut self, ask: &Ask) -> Result<()> {
+        let status = self.head(ask).await?.status();
+        ensure!(status == StatusCode::FORBIDDEN, "{status} for a request that no rule allows");
+        Ok(())
+    }
+
+    async fn head(&mut self, ask: &Ask) -> Result<Response<Incoming>> {
+        let request = ask.request.clone();
+        match self {
+            Self::One(send) => {
+                send.ready().await.context("the connection ended")?;
+                Ok(send.send_request(request).await?)
+            }
+            Self::Two(send) => {
+                send.ready().await.context("the connection ended")?;
+                Ok(send.send_request(request).await?)
+            }
+        }
+    }
+}
+
+/// Sends `ask` over HTTP/1.1 on a stream of its own, and ends the stream on both sides, as a client does that is done.
+///
+/// # Errors
+/// When the answer is another than it should be, or the stream does not end.
+pub(crate) async fn once(way: &Way, ask: &Ask) -> Result<()> {
+    let (send, driver) = http1::handshake(TokioIo::new(way.stream().await?)).await?;
+    let asked = async {
+        let mut sender = Sender::One(send);
+        sender.exchange(ask).await
+    };
+    let (asked, parts) = tokio::join!(asked, driver.without_shutdown());
+    asked?;
+    let mut io = parts?.io.into_inner();
+    io.shutdown().await?;
+    let after = io.read(&mut [0; 1]).await?;
+    ensure!(after == 0, "bytes after the answer");
+    Ok(())
 }
 
 /// Reads a body to its end: how many bytes, and the trailers.

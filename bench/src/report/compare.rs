@@ -25,7 +25,7 @@ fn changes(before: &CaseReport, now: &CaseReport) -> Vec<String> {
     let mut lines = Vec::new();
     for contestant in now.contestants.iter().filter(|one| one.name.starts_with("portcullis")) {
         let Some(earlier) = before.contestant(&contestant.name) else { continue };
-        for figure in Figure::ALL.into_iter().filter(|figure| !figure.describes_the_run()) {
+        for figure in Figure::ALL.into_iter().filter(|figure| figure.compares()) {
             let what = format!("{} {} {}", now.name, contestant.name, figure.heading());
             let (own, theirs) = (contestant.median(figure), earlier.median(figure));
             let noise = noise(contestant, figure).max(noise(earlier, figure));

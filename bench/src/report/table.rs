@@ -18,13 +18,13 @@ fn lines(case: &CaseReport) -> String {
     let figures = figures(case);
     let mut text = format!("  {:22}", "");
     for figure in &figures {
-        let _ = write!(text, "{:>19}", figure.heading());
+        let _ = write!(text, "{:>15}", figure.heading());
     }
     text.push('\n');
     for contestant in &case.contestants {
         let _ = write!(text, "  {:22}", contestant.name);
         for figure in &figures {
-            let _ = write!(text, "{:>19}", cell(contestant, *figure));
+            let _ = write!(text, "{:>15}", cell(contestant, *figure));
         }
         text.push('\n');
     }
@@ -38,8 +38,8 @@ fn ratios(case: &CaseReport, figures: &[Figure]) -> String {
     for other in case.contestants.iter().filter(|other| other.name != PORTCULLIS) {
         let _ = write!(text, "  {:22}", format!("portcullis ÷ {}", other.name));
         for figure in figures {
-            let ratio = ours.ratio(other, *figure).filter(|_| !figure.describes_the_run());
-            let _ = write!(text, "{:>19}", ratio.map(|ratio| format!("{ratio:.2} ×")).unwrap_or_default());
+            let ratio = ours.ratio(other, *figure).filter(|_| figure.compares());
+            let _ = write!(text, "{:>15}", ratio.map(|ratio| format!("{ratio:.2} ×")).unwrap_or_default());
         }
         text.push('\n');
     }
@@ -47,8 +47,8 @@ fn ratios(case: &CaseReport, figures: &[Figure]) -> String {
         let Some(direct) = case.contestant(DIRECT) else { continue };
         let _ = write!(text, "  {:22}", format!("{} ÷ direct", peer.name));
         for figure in figures {
-            let ratio = peer.ratio(direct, *figure).filter(|_| !figure.describes_the_run());
-            let _ = write!(text, "{:>19}", ratio.map(|ratio| format!("{ratio:.2} ×")).unwrap_or_default());
+            let ratio = peer.ratio(direct, *figure).filter(|_| figure.compares());
+            let _ = write!(text, "{:>15}", ratio.map(|ratio| format!("{ratio:.2} ×")).unwrap_or_default());
         }
         text.push('\n');
     }
@@ -68,6 +68,7 @@ fn cell(contestant: &ContestantReport, figure: Figure) -> String {
     match figure {
         Figure::ProxyBusy => format!("{:.0} %", median * 100.0),
         Figure::Others => format!("{median:.2} cores"),
+        Figure::CpuPer100k => number(median),
         _ => format!("{} ±{spread:.0} %", number(median)),
     }
 }
