@@ -239,6 +239,11 @@ impl Portcullis {
         self.process.descriptors()
     }
 
+    /// The most memory that it has held at once, in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.process.peak_bytes()
+    }
+
     /// Sends a signal by its name.
     pub async fn signal(&self, signal: &str) -> Result<()> {
         self.process.signal(signal).await

@@ -99,9 +99,19 @@ impl Process {
 
     /// Memory that it holds now (`VmRSS` of `/proc`), in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that it has held at once (`VmHWM` of `/proc`), in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> Result<u64> {
         let pid = self.id()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(what)).with_context(|| what.to_owned())?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 

@@ -1,11 +1,11 @@
 //! What an undeclared port carries, told by its first bytes (Istio's protocol selection).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
@@ -179,25 +179,44 @@ fn hello(seen: &[u8]) -> Hello {
 /// A stream whose first bytes were looked at and are read again.
 pub(crate) struct Rewound<IO> {
     first: Bytes,
+    /// What the stream said when it was read behind the first bytes.
+    failed: Option<io::Error>,
     io: IO,
 }
 
 impl<IO> Rewound<IO> {
     pub(crate) fn new(first: Bytes, io: IO) -> Self {
-        Self { first, io }
+        Self { first, failed: None, io }
+    }
+
+    /// Gives bytes back that were the last to be read.
+    pub(crate) fn rewind(&mut self, read: Bytes) {
+        self.first =
+            if self.first.is_empty() { read } else { [read, self.first.split_off(0)].concat().into() };
     }
 }
 
+/// The first bytes and what follows them come in one read: hyper would double its buffer for the second.
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.first.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
+            return match this.failed.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Pin::new(&mut this.io).poll_read(cx, buf),
+            };
         }
         let taken = this.first.len().min(buf.remaining());
         buf.put_slice(&this.first.split_to(taken));
-        if !this.first.has_remaining() {
-            this.first = Bytes::new();
+        if !this.first.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        this.first = Bytes::new();
+        if buf.remaining() > 0
+            && this.failed.is_none()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut this.io).poll_read(cx, buf)
+        {
+            this.failed = Some(error);
         }
         Poll::Ready(Ok(()))
     }
@@ -205,8 +224,19 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Rewound<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Rewound<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.get_mut().io).poll_write(cx, buf))?;
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -312,5 +342,30 @@ mod tests {
         let mut all = Vec::new();
         rewound.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"PROP");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_and_what_follows_come_at_once_and_an_error_after_them() {
+        struct Breaks(Vec<&'static [u8]>);
+        impl AsyncRead for Breaks {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.0.pop() {
+                    Some(bytes) => buf.put_slice(bytes),
+                    None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
+        let mut rewound = Rewound::new(Bytes::from_static(b"hel"), Breaks(vec![b"lo"]));
+        let mut part = [0; 16];
+        assert_eq!(rewound.read(&mut part).await.unwrap(), 5);
+        assert_eq!(&part[..5], b"hello");
+        rewound.rewind(Bytes::from_static(b"o"));
+        assert_eq!(rewound.read(&mut part).await.unwrap(), 1);
+        assert_eq!(rewound.read(&mut part).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 }

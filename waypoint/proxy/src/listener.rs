@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::peers::Peers;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::snapshot::ConfigCell;
+use crate::socket::ReadAhead;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
 use crate::{sandwich, socket, tunnel};
@@ -116,8 +118,20 @@ impl Proxy {
     /// When the listener is not one that may serve `inbound`. A failing accept is not an error: it is logged and tried again.
     ///
     /// Cancel safe in the sense that dropping it resets everything it carries.
-    pub async fn serve(
+    ///
+    /// Boxed here: a plain `async fn` would be compiled where it is first polled, with what it polls, and the binary's own crate is
+    /// compiled for size.
+    pub fn serve(
         self: &Arc<Self>,
+        listener: TcpListener,
+        inbound: Inbound,
+        drain: DrainWatch,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ListenerError>> + Send>> {
+        Box::pin(Arc::clone(self).accept_all(listener, inbound, drain))
+    }
+
+    async fn accept_all(
+        self: Arc<Self>,
         listener: TcpListener,
         inbound: Inbound,
         mut drain: DrainWatch,
@@ -134,7 +148,7 @@ impl Proxy {
                 () = drain.reached(Phase::Draining) => break,
                 _ended = open.join_next(), if !open.is_empty() => {}
                 (slot, accepted) = self.accept(&listener) => match accepted {
-                    Ok((tcp, from)) => drop(open.spawn(Arc::clone(self).connection(tcp, from, inbound, watch.clone(), slot))),
+                    Ok((tcp, from)) => drop(open.spawn(Arc::clone(&self).connection(tcp, from, inbound, watch.clone(), slot))),
                     Err(error) => back_off(&error, &self.shared.telemetry).await,
                 },
             }
@@ -186,7 +200,8 @@ impl Proxy {
             self.shared.telemetry.limit_hit("handshakes");
             return;
         };
-        let authenticated = match timeout(limits.handshake_timeout, self.tls.accept(tcp)).await {
+        let authenticated = match timeout(limits.handshake_timeout, self.tls.accept(ReadAhead::of(tcp))).await
+        {
             Ok(Ok(authenticated)) => authenticated,
             Ok(Err(error)) => {
                 tracing::info!(peer.addr = %from, reason = error.reason(), %error, "handshake failed");

@@ -96,7 +96,8 @@ fn count(error: &ConnectionError, telemetry: &Telemetry) {
 
 /// Carries one CONNECT stream of an authenticated peer to its destination (HBONE; RFC 9113 §8.5).
 ///
-/// HTTP is accepted at once and refused inside; an opaque stream is accepted when its upstream is connected.
+/// HTTP is accepted at once and refused inside; an opaque stream is accepted when its upstream is connected. What carries it is
+/// boxed: the task has the size of its largest part for as long as the stream lives.
 async fn stream(connect: Connect, peer: Arc<PeerContext>, shared: Arc<Shared>, drain: DrainWatch) {
     let _open = shared.telemetry.stream();
     let (cx, destination) = match admit(&connect, peer, &shared, drain) {
@@ -111,10 +112,10 @@ async fn stream(connect: Connect, peer: Arc<PeerContext>, shared: Arc<Shared>, d
         Protocol::Tcp | Protocol::Tls if destination.opaque_policy.asks_server_name() => {
             // The client's first bytes come after the 200 only, and the rules need them.
             if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
-                opaque::relay_accepted(tunnel, Bytes::new(), &destination, cx).await;
+                Box::pin(opaque::relay_accepted(tunnel, Bytes::new(), &destination, cx)).await;
             }
         }
-        Protocol::Tcp | Protocol::Tls => opaque::relay(connect, &destination, cx).await,
+        Protocol::Tcp | Protocol::Tls => Box::pin(opaque::relay(connect, &destination, cx)).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
                 let broken = tunnel.broken();
@@ -123,7 +124,7 @@ async fn stream(connect: Connect, peer: Arc<PeerContext>, shared: Arc<Shared>, d
         }
         Protocol::Undeclared => {
             if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
-                undeclared(tunnel, &destination, cx).await;
+                Box::pin(undeclared(tunnel, &destination, cx)).await;
             }
         }
     }

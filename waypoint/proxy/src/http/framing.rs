@@ -3,35 +3,86 @@
 //! hyper takes the chunked coding and drops the length without a word, so the bytes are watched on their way to it. They are only
 //! watched: what is sent on is framed anew, and a request that hides its framing from this watcher hides it from hyper as well.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Says whether a connection sent an ambiguous head. Once it did, nothing more is taken from it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ambiguous(Arc<AtomicBool>);
+use crate::detect::Rewound;
 
-impl Ambiguous {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+/// What is seen of a connection from outside of hyper.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// A head with two lengths was sent.
+    ambiguous: AtomicBool,
+    /// The last byte that was read ended a message.
+    between: AtomicBool,
+    /// Something was to be written and is not known to have gone.
+    unwritten: AtomicBool,
+    /// Something came since it was last asked.
+    active: AtomicBool,
+    /// Requests whose answers have not gone.
+    running: AtomicUsize,
+}
+
+impl Seen {
+    /// Whether the connection sent an ambiguous head. Once it did, nothing more is taken from it.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.ambiguous.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing came since this was last asked, and nothing is left of what came before: no part of a request, no answer
+    /// that has not gone, no byte that was not written.
+    pub(crate) fn rests(&self) -> bool {
+        !self.active.swap(false, Ordering::Relaxed)
+            && self.between.load(Ordering::Relaxed)
+            && !self.unwritten.load(Ordering::Relaxed)
+            && self.running.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// One request that counts as running until this is dropped.
+pub(crate) struct Running(Arc<Seen>);
+
+impl Running {
+    pub(crate) fn begin(seen: &Arc<Seen>) -> Self {
+        seen.running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(seen))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A stream whose HTTP/1 heads are watched.
 pub(crate) struct Framed<IO> {
-    io: IO,
+    io: Rewound<IO>,
     watcher: Watcher,
-    ambiguous: Ambiguous,
+    /// So many of the next bytes were watched before.
+    watched: usize,
+    seen: Arc<Seen>,
 }
 
 impl<IO> Framed<IO> {
-    pub(crate) fn new(io: IO) -> (Self, Ambiguous) {
-        let ambiguous = Ambiguous::default();
-        (Self { io, watcher: Watcher::default(), ambiguous: ambiguous.clone() }, ambiguous)
+    pub(crate) fn new(io: Rewound<IO>) -> Self {
+        Self { io, watcher: Watcher::default(), watched: 0, seen: Arc::default() }
+    }
+
+    pub(crate) fn seen(&self) -> &Arc<Seen> {
+        &self.seen
+    }
+
+    /// Gives bytes back that were the last to be read.
+    pub(crate) fn rewind(&mut self, read: Bytes) {
+        self.watched += read.len();
+        self.io.rewind(read);
     }
 }
 
@@ -40,21 +91,43 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Framed<IO> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        let fresh = buf.filled().get(before..).unwrap_or_default();
-        if this.watcher.watch(fresh) {
-            this.ambiguous.0.store(true, Ordering::Relaxed);
+        let read = buf.filled().get(before..).unwrap_or_default();
+        let again = this.watched.min(read.len());
+        this.watched -= again;
+        if this.watcher.watch(read.get(again..).unwrap_or_default()) {
+            this.seen.ambiguous.store(true, Ordering::Relaxed);
         }
+        this.seen.between.store(this.watcher.is_between(), Ordering::Relaxed);
+        this.seen.active.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Framed<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.seen.unwritten.store(true, Ordering::Relaxed);
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.seen.unwritten.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    /// hyper flushes only when it holds nothing more to be written.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+        this.seen.unwritten.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -136,9 +209,14 @@ impl Watcher {
         self.name_len > NAME || (self.in_value && !self.is(b"content-length"))
     }
 
+    /// Whether a message has ended and nothing of the next has come.
+    fn is_between(&self) -> bool {
+        self.at == At::First && self.line_len == 0 && self.name_len == 0
+    }
+
     fn skip(&mut self, bytes: u64) {
         self.at = match self.at {
-            At::Body(left) if left == bytes => At::Head,
+            At::Body(left) if left == bytes => At::First,
             At::Body(left) => At::Body(left - bytes),
             At::ChunkData(left) if left == bytes => At::ChunkSize(0, false),
             At::ChunkData(left) => At::ChunkData(left - bytes),
@@ -278,6 +356,43 @@ mod tests {
         for (bytes, want) in ROWS {
             assert_eq!(Watcher::default().watch(bytes.as_bytes()), want, "{bytes}");
         }
+    }
+
+    #[test]
+    fn a_connection_is_between_messages_only_where_one_has_ended() {
+        let messages = [
+            "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: y\r\n\r\n",
+            "GET / HTTP/1.1\n\n",
+        ];
+        let mut watcher = Watcher::default();
+        for message in messages {
+            let (last, rest) = message.as_bytes().split_last().unwrap();
+            for (at, byte) in rest.iter().enumerate() {
+                watcher.watch(&[*byte]);
+                assert!(!watcher.is_between(), "{message:?} at {at}");
+            }
+            watcher.watch(&[*last]);
+            assert!(watcher.is_between(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_rests_when_nothing_came_and_nothing_is_left() {
+        let seen = Arc::new(Seen::default());
+        assert!(!seen.rests(), "nothing was asked yet");
+        let changed = |flag: &AtomicBool, to| flag.store(to, Ordering::Relaxed);
+        changed(&seen.between, true);
+        assert!(seen.rests());
+        changed(&seen.active, true);
+        assert!(!seen.rests() && seen.rests(), "once more, and nothing came in between");
+        let running = Running::begin(&seen);
+        assert!(!seen.rests());
+        drop(running);
+        changed(&seen.unwritten, true);
+        assert!(!seen.rests());
     }
 
     proptest! {

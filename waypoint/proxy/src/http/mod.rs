@@ -8,6 +8,7 @@ pub(crate) mod exchange;
 pub(crate) mod fault;
 pub(crate) mod framing;
 pub(crate) mod headers;
+mod http1;
 pub(crate) mod inspect;
 pub(crate) mod mcp;
 mod messages;

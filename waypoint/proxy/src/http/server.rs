@@ -1,27 +1,20 @@
 //! Inner HTTP/1.1 and HTTP/2 with prior knowledge, on one stream of a tunnel.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hbone::{Broken, Guarded, Io};
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use super::framing::{Ambiguous, Framed};
-use super::request;
-use crate::body::Body;
+use super::{http1, request};
 use crate::context::StreamContext;
 use crate::detect::{self, Rewound, Spoken};
-use crate::drain::{DrainWatch, Phase};
+use crate::drain::Phase;
 use crate::limits::Limits;
 use crate::telemetry::Telemetry;
 
@@ -38,22 +31,18 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// request, or while the endpoint takes no more of this one's body.
 pub(crate) async fn serve<IO: Io>(mut io: IO, broken: Broken, cx: StreamContext) {
     let Some((spoken, first)) = first_bytes(&mut io, &cx).await else { return };
-    let (io, ambiguous) = Framed::new(Rewound::new(first, io));
-    let (upgrades, drain) = (cx.upgrades.clone(), cx.drain.clone());
-    let limits = cx.shared.settings.limits.clone();
-    let telemetry = cx.shared.telemetry.clone();
-    let cx = Arc::new(cx);
-    let service = service_fn(move |incoming| answer(Arc::clone(&cx), incoming, ambiguous.clone()));
-    let ended = match spoken {
-        Spoken::Http1 => {
-            let connection = http1(&limits).serve_connection(TokioIo::new(io), service).with_upgrades();
-            drive(connection, |connection| connection.graceful_shutdown(), broken, drain).await
+    let (upgrades, telemetry) = (cx.upgrades.clone(), cx.shared.telemetry.clone());
+    let (io, cx) = (Rewound::new(first, io), Arc::new(cx));
+    // Boxed: a stream that has said nothing yet need not hold the room of what it may say.
+    let carried = async {
+        match spoken {
+            Spoken::Http1 => Box::pin(http1::serve(io, cx)).await,
+            Spoken::Http2 => Box::pin(serve_http2(io, cx)).await,
         }
-        Spoken::Http2 => {
-            let io = Guarded::new(io, telemetry.hits().observer(), limits.idle_frames);
-            let connection = http2(&limits).serve_connection(TokioIo::new(io), service);
-            drive(connection, |connection| connection.graceful_shutdown(), broken, drain).await
-        }
+    };
+    let ended = tokio::select! {
+        ended = carried => ended,
+        () = broken => Ok(()),
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "inner connection ended");
@@ -87,23 +76,25 @@ fn http2_fault(error: &h2::Error) -> &'static str {
     }
 }
 
-async fn answer(
-    cx: Arc<StreamContext>,
-    incoming: Request<Incoming>,
-    ambiguous: Ambiguous,
-) -> Result<Response<Body>, Infallible> {
-    let version = incoming.version();
-    let mut response = request::handle(&cx, incoming, ambiguous.is_set()).await;
-    if version < Version::HTTP_2 && leaves(&cx.drain, response.status()) {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+async fn serve_http2<IO: Io>(io: Rewound<IO>, cx: Arc<StreamContext>) -> Result<(), hyper::Error> {
+    let mut drain = cx.drain.clone();
+    let shared = &cx.shared;
+    let (settings, idle_frames) = (http2(&shared.settings.limits), shared.settings.limits.idle_frames);
+    let io = Guarded::new(io, shared.telemetry.hits().observer(), idle_frames);
+    let service = service_fn(move |incoming| {
+        let cx = Arc::clone(&cx);
+        // Boxed: hyper would keep the room of the longest way that a request can take.
+        Box::pin(async move { Ok::<_, Infallible>(request::handle(&cx, incoming, false).await) })
+    });
+    let connection = settings.serve_connection(TokioIo::new(io), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = drain.reached(Phase::Draining) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     }
-    Ok(response)
-}
-
-/// Whether an HTTP/1.1 connection ends with this answer. From the linger on: the drain closes connections that rest, and a
-/// request may be on its way then. One that is in use has left by itself before.
-fn leaves(drain: &DrainWatch, status: StatusCode) -> bool {
-    drain.phase() > Phase::Serving && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// The version of HTTP, and what was read to tell it. `None`: the stream said nothing in time, or ended.
@@ -124,38 +115,6 @@ async fn first_bytes<IO: Io>(io: &mut IO, cx: &StreamContext) -> Option<(Spoken,
             None
         }
     }
-}
-
-/// Runs a connection; when the drain begins, its client is told to `leave`. Once its stream is broken it is dropped, and all that it
-/// carries with it.
-async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
-    connection: C,
-    leave: impl FnOnce(Pin<&mut C>),
-    broken: Broken,
-    mut drain: DrainWatch,
-) -> Result<(), hyper::Error> {
-    tokio::pin!(connection, broken);
-    tokio::select! {
-        ended = &mut connection => return ended,
-        () = &mut broken => return Ok(()),
-        () = drain.reached(Phase::Draining) => leave(connection.as_mut()),
-    }
-    tokio::select! {
-        ended = connection => ended,
-        () = broken => Ok(()),
-    }
-}
-
-fn http1(limits: &Limits) -> http1::Builder {
-    let header_list = usize::try_from(limits.header_list).unwrap_or(usize::MAX);
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.request_head_timeout)
-        .half_close(false)
-        .keep_alive(true)
-        .max_buf_size(header_list.max(8 << 10));
-    builder
 }
 
 fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {

@@ -23,7 +23,7 @@ use super::originate::FileError;
 use super::resolve::Name;
 use crate::limits::Limits;
 use crate::peer_watch::{PeerWatch, Welcome};
-use crate::socket;
+use crate::socket::{self, ReadAhead};
 use crate::telemetry::Hits;
 
 /// Where ztunnel takes HBONE (`istio-hbone`, Istio's `HBONEPort`).
@@ -113,13 +113,14 @@ struct MeshConnector {
 }
 
 impl hbone::Connector<TunnelKey> for MeshConnector {
-    type Io = Welcome<TlsStream<TcpStream>>;
+    type Io = Welcome<TlsStream<ReadAhead>>;
     type Error = ConnectError;
 
     async fn connect(&self, key: &TunnelKey) -> Result<Self::Io, ConnectError> {
         let tcp = dial(SocketAddr::new(key.to.address, HBONE_PORT), self.timeout).await?;
         let expected = [key.to.identity.clone()];
-        let handshake = timeout(self.timeout, Box::pin(self.tls.connect(tcp, &expected))).await;
+        let handshake =
+            timeout(self.timeout, Box::pin(self.tls.connect(ReadAhead::of(tcp), &expected))).await;
         let authenticated =
             handshake.map_err(|_| ConnectError::TimedOut)?.map_err(ConnectError::Handshake)?;
         // The SVID was replaced by one of another identity since the key was made: not a tunnel of that key.

@@ -50,12 +50,12 @@ pub(super) struct EndpointPool {
 }
 
 struct Http1 {
-    sender: http1::SendRequest<Outbound>,
+    sender: http1::SendRequest<Box<Outbound>>,
     line: Arc<Line>,
 }
 
 struct Http2 {
-    sender: http2::SendRequest<Outbound>,
+    sender: http2::SendRequest<Box<Outbound>>,
     line: Arc<Line>,
 }
 
@@ -208,7 +208,7 @@ impl EndpointPool {
     }
 }
 
-async fn settles(sender: &mut http1::SendRequest<Outbound>) -> bool {
+async fn settles(sender: &mut http1::SendRequest<Box<Outbound>>) -> bool {
     matches!(timeout(SETTLE, sender.ready()).await, Ok(Ok(())))
 }
 
@@ -287,8 +287,8 @@ pub(super) struct Lease {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Outbound>),
-    Http2(http2::SendRequest<Outbound>),
+    Http1(http1::SendRequest<Box<Outbound>>),
+    Http2(http2::SendRequest<Box<Outbound>>),
 }
 
 /// Why there is no response.
@@ -333,7 +333,10 @@ impl Lease {
 
     /// Sends a request and waits for the head of its response. Not cancel safe in the sense that the request is gone:
     /// dropped, it resets the stream (HTTP/2), and with the lease the connection (HTTP/1.1).
-    pub(super) async fn send(&mut self, request: Request<Outbound>) -> Result<Response<Incoming>, SendError> {
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Box<Outbound>>,
+    ) -> Result<Response<Incoming>, SendError> {
         let outcome = match &mut self.sender {
             Some(Sender::Http1(sender)) => sender.try_send_request(request).await,
             Some(Sender::Http2(sender)) => sender.try_send_request(request).await,
@@ -494,7 +497,8 @@ impl Connections {
         let (transport, line) = self.open(endpoint, own, slot, spoken).await?;
         let (sender, connection) =
             self.http1.handshake(TokioIo::new(transport)).await.map_err(ConnectError::Http)?;
-        self.drive(connection.with_upgrades(), &line, endpoint);
+        // Boxed: each step on the way to its task would hold it once more.
+        self.drive(Box::pin(connection.with_upgrades()), &line, endpoint);
         Ok(Lease::http1(Http1 { sender, line }, pool, false))
     }
 

@@ -327,12 +327,13 @@ impl Message {
     }
 
     /// The request for one attempt; `None` if its body is not whole any more.
-    fn next(&mut self) -> Option<(Request<Outbound>, Returned)> {
+    fn next(&mut self) -> Option<(Request<Box<Outbound>>, Returned)> {
         let body = self.body.take()?;
         self.copy = copy(&body, self.max_replay);
         let keep = if self.keeps && self.copy.is_none() { self.max_replay } else { 0 };
         let (lent, returned) = lend(body, keep);
-        Some((Request::from_parts(self.head.clone(), lent), returned))
+        // Boxed: each connection has room for 32 requests that wait for it, however few will.
+        Some((Request::from_parts(self.head.clone(), Box::new(lent)), returned))
     }
 
     /// Takes the body back after an attempt, if it is whole.
