@@ -6,7 +6,5 @@ fn main() {
     if target("OS") == "linux" && target("ENV") == "gnu" {
         // Relocations in DT_RELR's form: 1.6 MB less in the image. Asks for glibc 2.36 (2022), which the image brings along.
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
-        // Two functions of libm are used (by tokio and by our histograms); the library has 0.9 MB.
-        println!("cargo::rustc-link-lib=static:-bundle=m");
     }
 }
