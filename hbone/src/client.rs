@@ -174,7 +174,7 @@ impl Sender {
         if head.status != StatusCode::OK {
             return Err(Refused::Failed(OpenError::Status(head.status)));
         }
-        let tunnel = Tunnel::new(head.headers, recv, send, Shared::new(slot), self.send_buffer);
+        let tunnel = Tunnel::new(head.headers, recv, send, Shared::new(slot, None), self.send_buffer);
         Ok(tunnel.leaving_at(self.leaves_at))
     }
 }

@@ -163,8 +163,7 @@ impl Connect {
         match respond.send_response(response, false) {
             Ok(send) => {
                 let headers = std::mem::take(&mut self.head.headers);
-                let tunnel = Tunnel::new(headers, recv, send, Shared::new(open), self.send_buffer);
-                Ok(tunnel.signalled(signal))
+                Ok(Tunnel::new(headers, recv, send, Shared::new(open, signal), self.send_buffer))
             }
             Err(error) => {
                 let why = reset_of(&mut respond).unwrap_or_else(|| error.into());

@@ -1,6 +1,7 @@
 //! What the two halves of a stream and its connection share: how many streams are open, and which bytes are not written yet.
 
 use crate::observer::{Bound, Observer};
+use crate::watch::{Broken, Signal};
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
 use std::sync::Arc;
@@ -65,11 +66,18 @@ pub(crate) struct Shared {
     unwritten: AtomicUsize,
     written: AtomicWaker,
     open: OpenStream,
+    /// Of an accepted stream.
+    signal: Option<Arc<Signal>>,
 }
 
 impl Shared {
-    pub(crate) fn new(open: OpenStream) -> Arc<Self> {
-        Arc::new(Self { unwritten: AtomicUsize::new(0), written: AtomicWaker::new(), open })
+    pub(crate) fn new(open: OpenStream, signal: Option<Arc<Signal>>) -> Arc<Self> {
+        Arc::new(Self { unwritten: AtomicUsize::new(0), written: AtomicWaker::new(), open, signal })
+    }
+
+    /// Resolves when the stream is broken, whoever reads.
+    pub(crate) fn broken(&self) -> Broken {
+        Broken::of(self.signal.clone())
     }
 
     pub(crate) fn unwritten(&self) -> usize {

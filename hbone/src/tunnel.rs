@@ -6,7 +6,7 @@
 use crate::error::{Reset, StreamError};
 use crate::observer::Bound;
 use crate::stream::{Chunk, Shared};
-use crate::watch::{Broken, Signal};
+use crate::watch::Broken;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
@@ -33,8 +33,6 @@ pub struct Tunnel {
     reader: TunnelReader,
     writer: TunnelWriter,
     leaves_at: Option<Instant>,
-    /// Of an accepted stream.
-    signal: Option<Arc<Signal>>,
 }
 
 impl Tunnel {
@@ -57,7 +55,6 @@ impl Tunnel {
             },
             writer: TunnelWriter { send, shared, send_buffer, state: Sending::Open, is_full: false },
             leaves_at: None,
-            signal: None,
         }
     }
 
@@ -73,16 +70,11 @@ impl Tunnel {
         self.leaves_at
     }
 
-    /// The same, with what tells of its break.
-    pub(crate) fn signalled(self, signal: Option<Arc<Signal>>) -> Self {
-        Self { signal, ..self }
-    }
-
     /// Resolves when the peer resets this stream or its connection is lost, also while nobody reads from it or writes to it: for those
     /// who carry it on behalf of somebody that would not look. Of a tunnel that we opened it never resolves. One may be waited for.
     #[must_use]
     pub fn broken(&self) -> Broken {
-        Broken::of(self.signal.clone())
+        self.writer.shared.broken()
     }
 
     /// Resets both directions; bytes still queued are thrown away.

@@ -179,10 +179,16 @@ pub(crate) async fn a_drain_ends_at_its_deadline() -> Result<Running> {
 }
 
 pub(crate) async fn an_expired_peer_is_cut() -> Result<Running> {
-    let running = Single::new(true).await?.start_with_settings("recheck: 10\n").await?;
+    let single = Single::new(true).await?;
+    let _echo = Echo::start(single.pod.port(RAW), b"hi").await?;
+    let running = single.start_with_settings("recheck: 10\n").await?;
     let ca = &running.mesh.setup.ca;
     let brief = ca.issue(&ca::Request::workload(&ca.id("agents", "bot")).ending_in(Duration::seconds(3)))?;
+    // A connection at rest leaves in order before that; one with a stream is cut.
     let connection = running.mesh.peer_with(&brief)?.dial().await?;
-    let _how = connection.closed().await?;
+    let mut tunnel = connection.connect(&running.service.authority(RAW)).await?;
+    hears(&mut tunnel, b"hi").await?;
+    let cut = wait::within("the cut", tunnel.read(&mut [0; 8])).await?;
+    assert!(cut.is_err(), "no clean end: {cut:?}");
     Ok(running)
 }
