@@ -42,6 +42,7 @@ pub struct Counters {
 }
 
 /// The other end of an opaque stream.
+#[expect(clippy::large_enum_variant, reason = "a stream has one, and moves it once: a box would cost more")]
 pub enum Peer {
     /// A tunnel to an endpoint that speaks HBONE.
     Tunnel(Tunnel),
