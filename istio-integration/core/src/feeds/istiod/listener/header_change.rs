@@ -57,11 +57,7 @@ mod tests {
     #[test]
     fn headers_are_removed_then_set_then_added() {
         let option = |name: &str, value: &str, action: HeaderAppendAction| HeaderValueOption {
-            header: Some(HeaderValue {
-                key: name.to_owned(),
-                value: value.to_owned(),
-                ..HeaderValue::default()
-            }),
+            header: Some(HeaderValue { key: name.to_owned(), value: value.to_owned() }),
             append_action: action.into(),
             ..HeaderValueOption::default()
         };
