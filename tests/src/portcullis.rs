@@ -270,7 +270,7 @@ impl Portcullis {
     }
 }
 
-/// What runs on is watched until it is at rest; see [`crate::rest`].
+/// What runs on is watched until it is at rest; see `rest.rs`.
 impl Drop for Portcullis {
     fn drop(&mut self) {
         if let (Some(child), Some(metrics)) = (self.process.take(), self.listeners.get("metrics")) {
