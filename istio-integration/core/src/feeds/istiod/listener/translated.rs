@@ -22,7 +22,7 @@ pub struct Translated {
     pub refused: Vec<Refused>,
     /// What is not carried out, for the log; it weakens nothing.
     pub notes: Vec<Refused>,
-    /// Trust domains of clients, where the listener says so: only [`super::tunnel`]'s does.
+    /// Trust domains of clients, where the listener says so: only `tunnel`'s does.
     pub trust_domains: Option<Vec<String>>,
     /// Why nothing at all may be served, e.g. a policy of the tunnel itself that is not translated.
     pub unusable: Option<String>,
