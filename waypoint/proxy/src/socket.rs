@@ -178,7 +178,9 @@ mod tests {
             assert_eq!(near.ahead.capacity(), 0);
         };
         let (far, ()) = tokio::join!(write, take);
-        assert!(read == sent && ahead >= AHEAD);
+        assert!(read == sent, "{} bytes of {}", read.len(), sent.len());
+        // What was taken from the buffer is no longer in its capacity.
+        assert!(ahead > AHEAD / 2, "{ahead}");
         drop(far);
         assert_eq!(near.read(&mut [0; 16]).await.unwrap(), 0);
     }
