@@ -52,7 +52,8 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
-    /// A bounded name of what the peer did, for metrics. `lost`: the byte stream broke, which is nobody's fault.
+    /// A bounded name of what the peer did, for metrics. `lost`: the byte stream broke, which is nobody's fault; `tls`: it carried
+    /// what TLS cannot open.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -72,6 +73,8 @@ pub fn fault(error: &h2::Error) -> &'static str {
         return "peer_error";
     }
     match error.reason() {
+        // What rustls says of a record that is none, or that was tampered with.
+        None if error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::InvalidData) => "tls",
         None => "lost",
         Some(h2::Reason::ENHANCE_YOUR_CALM) => "flood",
         Some(h2::Reason::FLOW_CONTROL_ERROR) => "flow_control",

@@ -1,7 +1,7 @@
 //! Before there is a tunnel: silence, garbage, the wrong TLS, and HTTP/2 that is none.
 
 use crate::bystander::Stage;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use portcullis_tests::single::Running;
 use portcullis_tests::{tls, wait};
 use rustls::pki_types::ServerName;
@@ -82,7 +82,9 @@ async fn garbage_after_the_handshake() -> Result<()> {
             let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
             let mut stream = connector.connect(name, tcp).await?;
             stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?;
             stream.flush().await?;
+            acknowledged(&mut stream).await?;
             let (mut tcp, _state) = stream.into_inner();
             // HelloRequest of TLS 1.2, and what it looks like as an alert and as data.
             tcp.write_all(&[first, 3, 3, 0, 4, 0, 0, 0, 0]).await?;
@@ -90,7 +92,18 @@ async fn garbage_after_the_handshake() -> Result<()> {
         }
         Ok(())
     };
-    stage.under("portcullis_handshake_failures_total", &[], attack).await
+    stage.under("portcullis_tunnel_failures_total", &[("reason", "tls")], attack).await
+}
+
+/// Reads until the acknowledgement of our SETTINGS (RFC 9113 §6.5.3): the connection is served from here on.
+async fn acknowledged(mut stream: impl tokio::io::AsyncRead + Unpin) -> Result<()> {
+    const ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    let mut heard = Vec::new();
+    while !heard.windows(ACK.len()).any(|frame| frame == ACK) {
+        let read = wait::within("the acknowledgement", stream.read_buf(&mut heard)).await??;
+        ensure!(read > 0, "the connection ended");
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ async fn spans_go_to_the_collector_that_the_mesh_names_with_istios_tags() -> Res
         stage.namespace.apply(&telemetry(provider)).await?;
         let ask = Ask::get("/").header("traceparent", &parent).header("x-asked", "us");
         let span = wait::until_async(&format!("a span came {provider}"), async || {
-            client.status(&server.at(HTTP), &ask).await?;
+            client.until_status(&server.at(HTTP), &ask, 200).await?;
             let spans = collector.stdout.json();
             Ok(spans.into_iter().find(|line| line["headers"]["protocol"] == protocol))
         })
