@@ -5,7 +5,7 @@ use std::sync::Arc;
 use agent_protocols::mcp::{Exchange, Head, HeadKind};
 use agent_protocols::{Facts, Plain};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use waypoint_policy::{Attributes, Denial, HeadVerdict, HttpAttributes, Permit};
 
 use super::headers::Target;
@@ -68,6 +68,19 @@ fn seen<'a>(
     Attributes { source: cx.peer.source(), destination: cx.destination(port), http: Some(http) }
 }
 
+/// The same headers in memory of their own.
+fn apart(headers: &HeaderMap) -> HeaderMap {
+    let mut copies = HeaderMap::with_capacity(headers.keys_len());
+    for (name, value) in headers {
+        // They were valid before; should one not be now, it is kept as it is, and not lost.
+        let named = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+        copy.set_sensitive(value.is_sensitive());
+        copies.append(named, copy);
+    }
+    copies
+}
+
 impl Asked {
     pub(crate) fn new(
         cx: &Arc<StreamContext>,
@@ -81,8 +94,21 @@ impl Asked {
         Self { head, message: Arc::new(message) }
     }
 
-    /// For an answer that may last: its body, if it is kept, no longer counts as one that is being judged.
+    /// For an answer that may last: its body, if it is kept, no longer counts as one that is being judged, and its head no longer
+    /// holds the buffer that it was read into.
     pub(crate) fn for_long(self) -> Self {
+        let Inner { cx, method, target, headers, port } = &*self.head;
+        let (cx, method, target) = (Arc::clone(cx), method.clone(), target.clone());
+        let head = Inner { cx, method, target, headers: apart(headers), port: *port };
+        Self { head: Arc::new(head), ..self }.with_kept_body()
+    }
+
+    /// Whether nothing of the request's body is left to be read.
+    pub(crate) fn has_read_body(&self) -> bool {
+        matches!(&*self.message, Message::Body(..))
+    }
+
+    fn with_kept_body(self) -> Self {
         let Message::Body(head, inspected) = &*self.message else { return self };
         let message = match inspected.keep(&self.head.cx.shared.kept) {
             Some(kept) => Message::Body(head.clone(), kept),

@@ -43,6 +43,14 @@ impl Seen {
             && !self.unwritten.load(Ordering::Relaxed)
             && self.running.load(Ordering::Relaxed) == 0
     }
+
+    /// Whether the running request is the only one, was read to its last byte, and nothing of another answer is unwritten.
+    pub(crate) fn is_between_answers(&self) -> bool {
+        self.between.load(Ordering::Relaxed)
+            && !self.unwritten.load(Ordering::Relaxed)
+            && self.running.load(Ordering::Relaxed) == 1
+            && !self.is_ambiguous()
+    }
 }
 
 /// One request that counts as running until this is dropped.

@@ -1,12 +1,14 @@
 //! Inner HTTP/1.1 on one stream: driven by hyper while requests come, held by nothing while none does.
 //!
 //! hyper keeps two buffers of 8 KiB and the room of a request for as long as a connection lives, and agents keep thousands of them
-//! alive. So one that rests is taken apart, down to its stream, and put together again by the first byte of the next request.
+//! alive. So one that rests is taken apart, down to its stream, and put together again by the first byte of the next request; and so
+//! is one whose answer is an event stream (`lasting`).
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::framing::{Framed, Running, Seen};
-use super::request;
+use super::{lasting, request};
 use crate::body::{Body, BodyError};
 use crate::context::StreamContext;
 use crate::detect::Rewound;
@@ -38,8 +40,17 @@ pub(super) async fn serve<IO: Io>(io: Rewound<IO>, cx: Arc<StreamContext>) -> Re
     let mut io = Framed::new(io);
     let settings = settings(&cx.shared.settings.limits);
     loop {
-        let rested = Box::pin(work(io, &settings, &cx)).await?;
-        let Some(mut resting) = rested else { return Ok(()) };
+        let mut resting = match Box::pin(work(io, &settings, &cx)).await? {
+            Left::Nothing => return Ok(()),
+            Left::Resting(io) => io,
+            Left::Answering(mut io, answer) => {
+                if let Err(error) = Box::pin(lasting::carry(&mut io, *answer)).await {
+                    tracing::debug!(%error, "an event stream ended before its end");
+                    return Ok(()); // Dropped, the stream does not look like an end.
+                }
+                io
+            }
+        };
         match next_request(&mut resting, &cx).await {
             Ok(Some(byte)) => resting.rewind(byte),
             Ok(None) => {
@@ -53,34 +64,59 @@ pub(super) async fn serve<IO: Io>(io: Rewound<IO>, cx: Arc<StreamContext>) -> Re
     }
 }
 
-/// Serves until the connection ends, which gives `None`, or rests.
+/// What hyper leaves of a connection.
+enum Left<IO> {
+    Nothing,
+    /// Nothing is under way.
+    Resting(Framed<IO>),
+    /// This answer is to be written, and nothing of it or of another is.
+    Answering(Framed<IO>, Box<Response<Answer>>),
+}
+
+/// An answer on its way from the service, which hyper owns, to the one who drives hyper.
+type Handed = Arc<Mutex<Option<Box<Response<Answer>>>>>;
+
+/// Serves until the connection ends, rests, or has an answer that lasts.
 async fn work<IO: Io>(
     io: Framed<IO>,
     settings: &Builder,
     cx: &Arc<StreamContext>,
-) -> Result<Option<Framed<IO>>, hyper::Error> {
-    let (seen, drain) = (Arc::clone(io.seen()), cx.drain.clone());
+) -> Result<Left<IO>, hyper::Error> {
+    let (seen, drain, handed) = (Arc::clone(io.seen()), cx.drain.clone(), Handed::default());
     let service = service_fn({
-        let seen = Arc::clone(&seen);
+        let (seen, handed) = (Arc::clone(&seen), Arc::clone(&handed));
         // Boxed: hyper would keep the room of the longest way that a request can take.
-        move |incoming| Box::pin(answer(Arc::clone(cx), incoming, Arc::clone(&seen)))
+        move |incoming| Box::pin(answer(Arc::clone(cx), incoming, Arc::clone(&seen), Arc::clone(&handed)))
     });
     let mut connection = settings.serve_connection(TokioIo::new(io), service).with_upgrades();
-    if ends(&mut connection, &seen, drain).await? {
-        return Ok(None);
+    let driven = drive(&mut connection, &seen, &handed, drain).await?;
+    if matches!(driven, Driven::Ended) {
+        return Ok(Left::Nothing);
     }
-    let Some(parts) = connection.into_parts() else { return Ok(None) };
+    let Some(parts) = connection.into_parts() else { return Ok(Left::Nothing) };
     let mut io = parts.io.into_inner();
     io.rewind(parts.read_buf);
-    Ok(Some(io))
+    Ok(match driven {
+        Driven::Ended => Left::Nothing,
+        Driven::Rests => Left::Resting(io),
+        Driven::Handed(answer) => Left::Answering(io, answer),
+    })
 }
 
-/// Drives a connection until it ends (`true`), or rests.
-async fn ends<I, S>(
+/// How driving hyper came to its end.
+enum Driven {
+    Ended,
+    Rests,
+    Handed(Box<Response<Answer>>),
+}
+
+/// Drives a connection until it ends, rests, or hands an answer over.
+async fn drive<I, S>(
     connection: &mut UpgradeableConnection<I, S>,
     seen: &Seen,
+    handed: &Handed,
     mut drain: DrainWatch,
-) -> Result<bool, hyper::Error>
+) -> Result<Driven, hyper::Error>
 where
     S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
@@ -92,19 +128,38 @@ where
         // All arms keep what they wait for outside of the loop, but for `reached`, which has nothing to lose.
         tokio::select! {
             biased;
-            ended = &mut *connection => return ended.map(|()| true),
+            driven = step(connection, handed) => return driven,
             () = drain.reached(Phase::Draining), if !leaving => {
                 leaving = true;
                 Pin::new(&mut *connection).graceful_shutdown();
             }
             () = &mut asked, if !leaving => {
                 if seen.rests() {
-                    return Ok(false);
+                    return Ok(Driven::Rests);
                 }
                 asked.as_mut().reset(Instant::now() + REST);
             }
         }
     }
+}
+
+/// hyper's own steps. The service runs within them, so what it hands over is there when they are done.
+async fn step<I, S>(
+    connection: &mut UpgradeableConnection<I, S>,
+    handed: &Handed,
+) -> Result<Driven, hyper::Error>
+where
+    S: HttpService<Incoming, ResBody = Answer, Error = Infallible>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(ended.map(|()| Driven::Ended)),
+        Poll::Pending => match handed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(answer) => Poll::Ready(Ok(Driven::Handed(answer))),
+            None => Poll::Pending,
+        },
+    })
+    .await
 }
 
 /// The first byte of the next request. `None`: there will be none, since the client ended the stream, was silent for as long as a
@@ -129,13 +184,21 @@ async fn answer(
     cx: Arc<StreamContext>,
     incoming: Request<Incoming>,
     seen: Arc<Seen>,
+    handed: Handed,
 ) -> Result<Response<Answer>, Infallible> {
+    let (may_leave, is_empty) = (lasting::may_leave(&incoming), incoming.is_end_stream());
     let (version, running) = (incoming.version(), Running::begin(&seen));
     let mut response = request::handle(&cx, incoming, seen.is_ambiguous()).await;
     if version < Version::HTTP_2 && leaves(&cx.drain, response.status()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Answer { body, _running: running }))
+    let leaves = may_leave && lasting::leaves(&response, is_empty) && seen.is_between_answers();
+    let answer = response.map(|body| Answer { body, _running: running });
+    if leaves {
+        *handed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(answer));
+        return std::future::pending().await; // Dropped with what drives it.
+    }
+    Ok(answer)
 }
 
 /// Whether a connection ends with this answer. From the linger on: the drain closes connections that rest, and a request may be

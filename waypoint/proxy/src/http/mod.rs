@@ -10,6 +10,7 @@ pub(crate) mod framing;
 pub(crate) mod headers;
 mod http1;
 pub(crate) mod inspect;
+pub(crate) mod lasting;
 pub(crate) mod mcp;
 mod messages;
 pub(crate) mod mirror;

@@ -15,6 +15,7 @@ use super::asked::{self, Asked, Message};
 use super::cors::{self, Crossing};
 use super::exchange::ExchangeLog;
 use super::headers::{self, Target};
+use super::lasting::RequestRead;
 use super::mcp::{self, Entered};
 use super::{answer, fault, mirror, screen, upgrade, watched};
 use crate::body::Body;
@@ -287,8 +288,13 @@ async fn send(
             log,
         );
     }
-    let asked =
-        judged.asked.map(|asked| if answer::is_event_stream(&response) { asked.for_long() } else { asked });
+    let mut asked = judged.asked;
+    if answer::is_event_stream(&response) {
+        if asked.as_ref().is_some_and(Asked::has_read_body) {
+            response.extensions_mut().insert(RequestRead);
+        }
+        asked = asked.map(Asked::for_long);
+    }
     let response = screen::apply(response, &judged.screening, asked.as_ref(), log).await?;
     Ok(watched::watch(response, asked, log.deadline(route.timeout)))
 }
