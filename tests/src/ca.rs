@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
     SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
@@ -14,7 +14,8 @@ use time::{Duration, OffsetDateTime};
 /// A certificate authority of one trust domain.
 pub struct Ca {
     trust_domain: String,
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
     /// What stands between an issued certificate and the root, leaf side first; empty for a root.
     intermediates: Vec<CertificateDer<'static>>,
     root: String,
@@ -64,29 +65,46 @@ impl Request {
 impl Ca {
     /// A fresh root for `trust_domain`.
     pub fn new(trust_domain: &str) -> Result<Self> {
-        let issuer = CertifiedIssuer::self_signed(ca_params(trust_domain, "root"), KeyPair::generate()?)?;
-        let root = issuer.pem();
-        Ok(Self::with(trust_domain, issuer, Vec::new(), root))
+        let (params, key) = (ca_params(trust_domain, "root"), KeyPair::generate()?);
+        let certificate = params.self_signed(&key)?;
+        let root = certificate.pem();
+        Ok(Self::with(trust_domain, Issuer::new(params, key), &certificate, Vec::new(), root))
+    }
+
+    /// The CA of somebody else (its certificate and key in PEM), to sign by it what that one would not.
+    pub fn of(trust_domain: &str, certificate: &str, key: &str) -> Result<Self> {
+        let issuer = Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(key)?)?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            issuer,
+            certificate: CertificateDer::from_pem_slice(certificate.as_bytes()).context("its certificate")?,
+            intermediates: Vec::new(),
+            root: certificate.to_owned(),
+            serials: AtomicU64::new(1 << 32),
+        })
     }
 
     /// A CA below this one: what it issues carries it in the chain, and the bundle stays this root.
     pub fn intermediate(&self) -> Result<Self> {
-        let params = ca_params(&self.trust_domain, "intermediate");
-        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate()?, &self.issuer)?;
-        let mut intermediates = vec![issuer.der().clone()];
+        let (params, key) = (ca_params(&self.trust_domain, "intermediate"), KeyPair::generate()?);
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let mut intermediates = vec![certificate.der().clone()];
         intermediates.extend(self.intermediates.iter().cloned());
-        Ok(Self::with(&self.trust_domain, issuer, intermediates, self.root.clone()))
+        let issuer = Issuer::new(params, key);
+        Ok(Self::with(&self.trust_domain, issuer, &certificate, intermediates, self.root.clone()))
     }
 
     fn with(
         trust_domain: &str,
-        issuer: CertifiedIssuer<'static, KeyPair>,
+        issuer: Issuer<'static, KeyPair>,
+        certificate: &Certificate,
         intermediates: Vec<CertificateDer<'static>>,
         root: String,
     ) -> Self {
         Self {
             trust_domain: trust_domain.to_owned(),
             issuer,
+            certificate: certificate.der().clone(),
             intermediates,
             root,
             serials: AtomicU64::new(1),
@@ -114,7 +132,7 @@ impl Ca {
     /// Its own certificate and key, in PEM, for another program that signs by them.
     #[must_use]
     pub fn signing_pem(&self) -> (String, String) {
-        (self.issuer.pem(), self.issuer.key().serialize_pem())
+        (pem("CERTIFICATE", &self.certificate), self.issuer.key().serialize_pem())
     }
 
     /// An SVID for `id`, as a workload gets it.

@@ -6,8 +6,9 @@ use super::lab::ISTIOD_PORT;
 use super::network::PodNetwork;
 use super::state::{HUB, State};
 use crate::http::{Client, empty};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use http::Request;
+use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,10 +137,23 @@ impl Istiod {
         authority.write(&self.state.folder.join(&self.name))
     }
 
+    /// What it tells on a path of its debug pages, as [`super::Lab::debug`] does of the lab's.
+    pub async fn debug(&self, path: &str) -> Result<Value> {
+        debug(self.network.connect((Ipv4Addr::LOCALHOST, HTTP_PORT).into()).await?, path).await
+    }
+
     /// All that it has logged, over restarts.
     pub fn log(&self) -> Result<String> {
         self.daemon.log()
     }
+}
+
+/// Asks a debug page over a connection from istiod's own loopback: from there it wants no token.
+pub(super) async fn debug(tcp: TcpStream, path: &str) -> Result<Value> {
+    let request = Request::get(path).header("host", format!("localhost:{HTTP_PORT}"));
+    let reply = Client::http1(tcp).await?.send(request.body(empty())?).await?;
+    ensure!(reply.status.is_success(), "{path}: {} {}", reply.status, reply.text());
+    reply.json()
 }
 
 /// Starts an istiod in `network`, or in the hub, and waits until it is ready.

@@ -7,11 +7,9 @@ use super::istiod::{self, Authority, Istiod, Settings};
 use super::objects::{self, at, list, text};
 use super::pod::{Pod, PodSpec};
 use super::state::{HUB, State};
-use crate::http::{Client, empty};
 use crate::wait;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use base64::Engine as _;
-use http::Request;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -113,13 +111,7 @@ impl Lab {
 
     /// What the lab's istiod tells on a path of its debug pages: `debug("/debug/config_dump?proxyID=POD.NAMESPACE")`.
     pub async fn debug(&self, path: &str) -> Result<Value> {
-        // From loopback it asks for no token.
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, istiod::HTTP_PORT));
-        let client = Client::http1(TcpStream::connect(address).await?).await?;
-        let reply =
-            client.send(Request::get(path).header("host", address.to_string()).body(empty())?).await?;
-        ensure!(reply.status.is_success(), "{path}: {} {}", reply.status, reply.text());
-        reply.json()
+        istiod::debug(TcpStream::connect((Ipv4Addr::LOCALHOST, istiod::HTTP_PORT)).await?, path).await
     }
 
     /// One more istiod, which the test may kill and restart; see [`Istiod`].

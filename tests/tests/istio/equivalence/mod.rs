@@ -1,28 +1,39 @@
 //! The same policies, three judges, one verdict: our waypoint fed by istiod, our waypoint fed by the manifests, and a real
-//! Envoy that runs the filters which istiod sent.
+//! Envoy that runs the filters which istiod sent. Asked are requests of HTTP, messages of MCP and connections of opaque bytes,
+//! by workloads of the mesh and by others that its CA vouches for.
 //!
 //! `PORTCULLIS_SEED` draws other policies and requests; `PORTCULLIS_ROUNDS` draws more of them.
 
+mod callers;
 mod known;
+mod messages;
 mod policies;
+mod questions;
 mod requests;
 mod routes;
+mod services;
 mod stage;
+mod streams;
+mod verdict;
 
 use anyhow::{Context, Result, bail, ensure};
 use policies::{About, Policy};
 use portcullis_tests::neighbours::tell;
 use proptest::strategy::{BoxedStrategy, Strategy as _, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use requests::Asked;
-use stage::{Round, Stage, Verdict, Verdicts};
+use questions::Question;
+use stage::{Round, Stage};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use verdict::Answers;
 
 /// Services, each with policies of its own.
-const SERVICES: usize = 12;
+const SERVICES: usize = 16;
 
-/// Requests to each of them in a round.
+/// What Services are about, in turn.
+const KINDS: [About; 4] = [About::Http, About::Http, About::Mcp, About::Opaque];
+
+/// Requests or connections to each of them in a round.
 const REQUESTS: usize = 40;
 
 /// How often all policies are drawn anew.
@@ -30,6 +41,18 @@ const ROUNDS: u64 = 4;
 
 /// Policies of one Service, and of the Gateway.
 const MOST: (usize, usize) = (3, 1);
+
+/// Examples of each sort that there must be, so that agreement says something.
+const WANTED: [(&str, usize); 8] = [
+    ("Http Allowed", 20),
+    ("Http Denied", 20),
+    ("Http Unauthenticated", 20),
+    ("Mcp Allowed", 20),
+    ("Mcp Denied", 20),
+    ("Opaque Allowed", 20),
+    ("Opaque Denied", 20),
+    ("list in part", 1),
+];
 
 /// How long a smaller example is looked for before what is there has to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,27 +63,38 @@ type Tree<T> = Box<dyn ValueTree<Value = T>>;
 async fn the_same_policies_give_the_same_verdict_from_istiod_from_manifests_and_in_envoy() -> Result<()> {
     let (seed, rounds) = (setting("PORTCULLIS_SEED", 4)?, setting("PORTCULLIS_ROUNDS", ROUNDS)?);
     let mut draw = Draw::new(seed);
-    let mut stage = Stage::set(SERVICES).await?;
+    let kinds: Vec<_> = KINDS.into_iter().cycle().take(SERVICES).collect();
+    let mut stage = Stage::set(&kinds).await?;
     let mut counts = BTreeMap::new();
     let begun = Instant::now();
     for round in 0..rounds {
         let drawn = draw.round(&stage)?;
         stage.play(&drawn.round()).await?;
         let questions = drawn.questions();
-        let verdicts = stage.ask(&questions).await?;
-        for (at, verdicts) in verdicts.iter().enumerate() {
-            if !verdicts.agree() {
+        let answers = stage.ask(&questions).await?;
+        for (at, answers) in answers.iter().enumerate() {
+            if !answers.agree() {
                 let example = shrunk(&mut stage, drawn, at).await?;
                 bail!("seed {seed}, round {round}: {example}");
             }
-            *counts.entry(verdicts.envoy).or_insert(0) += 1;
+            *counts.entry(counted(&stage, &questions[at], answers)).or_insert(0) += 1;
         }
     }
     tell(&format!("equivalence, seed {seed}: {counts:?} in {:.1} s", begun.elapsed().as_secs_f64()));
-    for wanted in [Verdict::Allowed, Verdict::Denied, Verdict::Unauthenticated] {
-        ensure!(counts.get(&wanted).is_some_and(|count| *count >= 20), "too few of {wanted:?}: {counts:?}");
+    for (wanted, least) in WANTED {
+        let count = counts.get(wanted).copied().unwrap_or(0);
+        ensure!(count >= least, "too few of {wanted}: {counts:?}");
     }
     Ok(())
+}
+
+/// What an example is of, for the count of all.
+fn counted(stage: &Stage, (slot, question): &(usize, Question), answers: &Answers) -> String {
+    let offered = question.message().map_or(0, |message| message.entries().len());
+    match answers.envoy.shown.len() {
+        shown if 0 < shown && shown < offered => "list in part".to_owned(),
+        _ => format!("{:?} {:?}", stage.slots[*slot].about, answers.envoy.verdict),
+    }
 }
 
 fn setting(name: &str, default: u64) -> Result<u64> {
@@ -82,11 +116,11 @@ impl Draw {
 
     fn round(&mut self, stage: &Stage) -> Result<Drawn> {
         let gateway = self.tree(&policies::policies(About::Http, MOST.1))?;
-        let mut drawn = Drawn { gateway, services: Vec::new(), requests: Vec::new() };
+        let mut drawn = Drawn { gateway, services: Vec::new(), questions: Vec::new() };
         for slot in &stage.slots {
             drawn.services.push(self.tree(&policies::policies(slot.about, MOST.0))?);
-            let asked = requests::request(slot.about);
-            drawn.requests.push((0..REQUESTS).map(|_| self.tree(&asked)).collect::<Result<_>>()?);
+            let asked = questions::question(slot.about);
+            drawn.questions.push((0..REQUESTS).map(|_| self.tree(&asked)).collect::<Result<_>>()?);
         }
         Ok(drawn)
     }
@@ -96,7 +130,7 @@ impl Draw {
 struct Drawn {
     gateway: Tree<Vec<Policy>>,
     services: Vec<Tree<Vec<Policy>>>,
-    requests: Vec<Vec<Tree<Asked>>>,
+    questions: Vec<Vec<Tree<Question>>>,
 }
 
 impl Drawn {
@@ -107,23 +141,23 @@ impl Drawn {
         }
     }
 
-    /// Requests with the index of their Service.
-    fn questions(&self) -> Vec<(usize, Asked)> {
-        let of = |(slot, trees): (usize, &Vec<Tree<Asked>>)| {
+    /// Questions with the index of their Service.
+    fn questions(&self) -> Vec<(usize, Question)> {
+        let of = |(slot, trees): (usize, &Vec<Tree<Question>>)| {
             trees.iter().map(move |tree| (slot, tree.current())).collect::<Vec<_>>()
         };
-        self.requests.iter().enumerate().flat_map(of).collect()
+        self.questions.iter().enumerate().flat_map(of).collect()
     }
 }
 
-/// The smallest policies and request found on which the judges still differ, in words.
+/// The smallest policies and question found on which the judges still differ, in words.
 async fn shrunk(stage: &mut Stage, mut drawn: Drawn, at: usize) -> Result<String> {
     let slot = at / REQUESTS;
     let mut example = Example {
         slot,
         gateway: drawn.gateway,
         policies: drawn.services.swap_remove(slot),
-        request: drawn.requests.swap_remove(slot).swap_remove(at % REQUESTS),
+        question: drawn.questions.swap_remove(slot).swap_remove(at % REQUESTS),
         keeps_gateway: false,
     };
     // Usually the Gateway's policies have no part in it.
@@ -131,18 +165,18 @@ async fn shrunk(stage: &mut Stage, mut drawn: Drawn, at: usize) -> Result<String
         example.keeps_gateway = true;
     }
     let end = Instant::now() + PATIENCE;
-    for part in [Part::Policies, Part::Gateway, Part::Request] {
+    for part in [Part::Policies, Part::Gateway, Part::Question] {
         example.shrink(part, stage, end).await?;
     }
     let round = example.round(stage);
-    let Some(verdicts) = example.differs(stage).await? else {
+    let Some(answers) = example.differs(stage).await? else {
         return Ok(format!(
             "no difference when asked again\n{}{:?}",
             stage.shown(&round),
-            example.request.current()
+            example.question.current()
         ));
     };
-    Ok(format!("{verdicts:#?}\n{}{:#?}", stage.shown(&round), example.request.current()))
+    Ok(format!("{answers:#?}\n{}{:#?}", stage.shown(&round), example.question.current()))
 }
 
 /// What may be made smaller.
@@ -150,14 +184,14 @@ async fn shrunk(stage: &mut Stage, mut drawn: Drawn, at: usize) -> Result<String
 enum Part {
     Policies,
     Gateway,
-    Request,
+    Question,
 }
 
 struct Example {
     slot: usize,
     gateway: Tree<Vec<Policy>>,
     policies: Tree<Vec<Policy>>,
-    request: Tree<Asked>,
+    question: Tree<Question>,
     keeps_gateway: bool,
 }
 
@@ -169,10 +203,10 @@ impl Example {
         Round { gateway, services }
     }
 
-    async fn differs(&self, stage: &mut Stage) -> Result<Option<Verdicts>> {
+    async fn differs(&self, stage: &mut Stage) -> Result<Option<Answers>> {
         stage.play(&self.round(stage)).await?;
-        let verdicts = stage.ask(&[(self.slot, self.request.current())]).await?;
-        Ok(verdicts.into_iter().find(|verdicts| !verdicts.agree()))
+        let answers = stage.ask(&[(self.slot, self.question.current())]).await?;
+        Ok(answers.into_iter().find(|answers| !answers.agree()))
     }
 
     async fn shrink(&mut self, part: Part, stage: &mut Stage, end: Instant) -> Result<()> {
@@ -192,7 +226,7 @@ impl Example {
         match part {
             Part::Policies => self.policies.simplify(),
             Part::Gateway => self.keeps_gateway && self.gateway.simplify(),
-            Part::Request => self.request.simplify(),
+            Part::Question => self.question.simplify(),
         }
     }
 
@@ -200,7 +234,7 @@ impl Example {
         match part {
             Part::Policies => self.policies.complicate(),
             Part::Gateway => self.keeps_gateway && self.gateway.complicate(),
-            Part::Request => self.request.complicate(),
+            Part::Question => self.question.complicate(),
         }
     }
 }

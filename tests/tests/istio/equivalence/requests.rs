@@ -1,6 +1,7 @@
 //! Random requests that meet the policies of [`super::policies`].
 
-use super::policies::About;
+use super::callers::CALLERS;
+use super::messages::{self, Message, REVISION};
 use anyhow::Result;
 use http::Request;
 use portcullis_tests::http::{Body, empty, full};
@@ -9,15 +10,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
-use serde_json::{Value, json};
-
-/// Which clients there are, by namespace and ServiceAccount.
-pub(crate) const CLIENTS: [(&str, &str); 3] = [("a", "bot"), ("a", "cat"), ("b", "bot")];
+use serde_json::json;
 
 /// A request, and who sends it where.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    /// Index in [`CLIENTS`].
+    /// Index in [`CALLERS`].
     pub(crate) client: usize,
     pub(crate) port: u16,
     pub(crate) method: &'static str,
@@ -25,8 +23,8 @@ pub(crate) struct Asked {
     pub(crate) host: &'static str,
     pub(crate) headers: Vec<(&'static str, &'static str)>,
     pub(crate) token: Option<Token>,
-    /// The call of a tool in the body.
-    pub(crate) call: Option<Call>,
+    /// What the body says, in MCP.
+    pub(crate) message: Option<Message>,
 }
 
 /// What the bearer token says.
@@ -42,25 +40,14 @@ pub(crate) enum Token {
     Forged,
 }
 
-/// A call of a tool.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    tool: &'static str,
-    owner: Option<&'static str>,
-    repository: Option<&'static str>,
-    count: Option<u32>,
+/// With a message of MCP.
+pub(crate) fn mcp() -> impl Strategy<Value = Asked> {
+    let asked = |(plain, message)| Asked { method: "POST", path: "/mcp", message: Some(message), ..plain };
+    (plain(), messages::message()).prop_map(asked)
 }
 
-pub(crate) fn request(about: About) -> BoxedStrategy<Asked> {
-    match about {
-        About::Http => plain().boxed(),
-        About::Mcp => (plain(), call())
-            .prop_map(|(plain, call)| Asked { method: "POST", path: "/mcp", call: Some(call), ..plain })
-            .boxed(),
-    }
-}
-
-fn plain() -> impl Strategy<Value = Asked> {
+/// Of any kind but MCP.
+pub(crate) fn plain() -> impl Strategy<Value = Asked> {
     let paths = [
         "/",
         "/a",
@@ -110,7 +97,7 @@ fn plain() -> impl Strategy<Value = Asked> {
     let headers =
         [("x-a", "a"), ("x-a", "ab"), ("x-a", ""), ("x-a", "b"), ("X-A", "A"), ("x-b", "b"), ("x-b", "")];
     (
-        0..CLIENTS.len(),
+        0..CALLERS.len(),
         select(&[80u16, 8080][..]),
         select(&["GET", "POST", "PUT", "DELETE", "OPTIONS"][..]),
         select(paths.to_vec()),
@@ -126,46 +113,8 @@ fn plain() -> impl Strategy<Value = Asked> {
             host,
             headers,
             token,
-            call: None,
+            message: None,
         })
-}
-
-fn call() -> impl Strategy<Value = Call> {
-    (
-        select(&["search_code", "search_users", "get_issue", "drop", "x"][..]),
-        option::weighted(0.8, select(&["acme", "ac", "evil"][..])),
-        option::of(select(&["website", "site", "api"][..])),
-        option::of(select(&[7u32, 12, 70][..])),
-    )
-        .prop_map(|(tool, owner, repository, count)| Call { tool, owner, repository, count })
-}
-
-impl Call {
-    /// The facts that the message tells, by their index in [`super::policies::FACTS`].
-    pub(crate) fn facts(&self) -> Vec<(usize, String)> {
-        let told = [
-            Some("tools/call".to_owned()),
-            Some(self.tool.to_owned()),
-            self.owner.map(str::to_owned),
-            self.repository.map(str::to_owned),
-            self.count.map(|count| count.to_string()),
-        ];
-        told.into_iter().enumerate().filter_map(|(key, value)| Some((key, value?))).collect()
-    }
-
-    fn body(&self) -> Value {
-        let mut arguments = json!({});
-        if let Some(owner) = self.owner {
-            arguments["owner"] = owner.into();
-        }
-        if let Some(name) = self.repository {
-            arguments["repo"] = json!({ "name": name });
-        }
-        if let Some(count) = self.count {
-            arguments["count"] = count.into();
-        }
-        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": self.tool, "arguments": arguments}})
-    }
 }
 
 /// Tokens in compact form.
@@ -201,7 +150,7 @@ impl Asked {
     /// A plain GET.
     pub(crate) fn get(path: &'static str, headers: &[(&'static str, &'static str)]) -> Self {
         let (method, host, headers) = ("GET", "app.example", headers.to_vec());
-        Self { client: 0, port: 80, method, path, host, headers, token: None, call: None }
+        Self { client: 0, port: 80, method, path, host, headers, token: None, message: None }
     }
 
     /// The request as the client sends it.
@@ -213,13 +162,13 @@ impl Asked {
         if let Some(token) = self.token {
             request = request.header("authorization", format!("Bearer {}", tokens.of(token)));
         }
-        let body = match &self.call {
-            Some(call) => {
+        let body = match &self.message {
+            Some(message) => {
                 request = request
                     .header("content-type", "application/json")
                     .header("accept", "application/json, text/event-stream")
-                    .header("mcp-protocol-version", "2025-06-18");
-                full(call.body().to_string())
+                    .header("mcp-protocol-version", REVISION);
+                full(message.body().to_string())
             }
             None => empty(),
         };

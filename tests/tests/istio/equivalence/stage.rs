@@ -1,59 +1,39 @@
 //! Three judges over the same manifests: our waypoint fed by istiod, our waypoint fed by the manifests, and Envoy.
 
-use super::policies::{About, FACTS, Policy};
-use super::requests::{Asked, CLIENTS, Token, Tokens};
+use super::callers::{ALIASES, Caller, Callers, Ways};
+use super::messages::{self, FACTS, Message};
+use super::policies::{About, Policy};
+use super::questions::Question;
+use super::requests::{Asked, Token, Tokens};
+use super::services::{APPLICATIONS, Slot, Spec};
+use super::streams::Opened;
+use super::verdict::{self, Answer, Answers, Verdict};
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
 use portcullis_tests::http::{Body, Client, Reply, empty};
-use portcullis_tests::istio::oracle::{Circumstances, Front, Oracle};
-use portcullis_tests::istio::{Lab, Namespace, Pod, PodSpec, Waypoint};
+use portcullis_tests::istio::oracle::{Circumstances, Front, Oracle, Reading};
+use portcullis_tests::istio::{
+    Istiod, IstiodSettings, Lab, Namespace, Pod, PodSpec, Waypoint, WaypointSettings,
+};
 use portcullis_tests::manifests::{self, Manifests};
 use portcullis_tests::portcullis::{Portcullis, Run};
-use portcullis_tests::upstream::{self, Upstream};
+use portcullis_tests::upstream::{Echo, Upstream};
 use portcullis_tests::wait;
 use portcullis_tests::ztunnel::Outbound;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::Path;
 
 /// The Gateway of `deploy/istio/waypoint.yaml`.
 const GATEWAY: &str = "portcullis";
 
-/// The Service that tells which policies are in force.
-const SENTINEL: &str = "sentinel";
-
-/// Ports of every Service; all lead to the application's 8080.
-const PORTS: [u16; 2] = [80, 8080];
+/// The Service that tells which policies are in force, and its port, by which policies of the Gateway know it.
+const SENTINEL: (&str, u16) = ("sentinel", 8181);
 
 /// Requests and objects under way at a time.
 const AT_ONCE: usize = 16;
-
-/// How a judge answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Verdict {
-    Allowed,
-    Denied,
-    /// The token was not good.
-    Unauthenticated,
-    /// Neither a verdict nor an answer of the application.
-    Other(u16),
-}
-
-/// Verdicts on one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Verdicts {
-    pub(crate) istiod: Verdict,
-    pub(crate) manifests: Verdict,
-    pub(crate) envoy: Verdict,
-}
-
-impl Verdicts {
-    pub(crate) fn agree(&self) -> bool {
-        self.istiod == self.manifests && self.istiod == self.envoy
-    }
-}
 
 /// Policies of everything that stands on the stage.
 #[derive(Clone, Debug, Default)]
@@ -64,30 +44,16 @@ pub(crate) struct Round {
     pub(crate) services: Vec<Vec<Policy>>,
 }
 
-/// A Service with policies of its own.
-#[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) name: String,
-    pub(crate) about: About,
-    vip: Ipv4Addr,
-}
-
-/// A client's pod with its ways to both waypoints.
-struct Source {
-    pod: Pod,
-    istiod: Outbound,
-    manifests: Outbound,
-}
-
 pub(crate) struct Stage {
     lab: Lab,
+    istiod: Istiod,
     tools: Namespace,
     waypoint: Waypoint,
     folder: Manifests,
     scratch: tempfile::TempDir,
     _portcullis: Portcullis,
-    _application: Upstream,
-    sources: Vec<Source>,
+    _applications: (Upstream, Echo),
+    callers: Callers,
     pub(crate) slots: Vec<Slot>,
     sentinel: Slot,
     tokens: Tokens,
@@ -97,69 +63,41 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Sets everything up but policies. Every third Service is asked with calls of tools; every other one reads tokens.
-    pub(crate) async fn set(slots: usize) -> Result<Self> {
+    /// Sets everything up but policies, with a Service for each of `kinds`. Every other four of them read tokens.
+    pub(crate) async fn set(kinds: &[About]) -> Result<Self> {
         let lab = Lab::get()?;
+        let istiod = lab.istiod(IstiodSettings::default().mesh_config(&mesh())).await?;
         let tools = lab.namespace("tools").await?;
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/istio/waypoint.yaml");
         tools.apply(&std::fs::read_to_string(&manifest)?).await?;
         let tokens = Tokens::new()?;
         let backend = tools.pod(&PodSpec::new("app").without_mesh()).await?;
-        let application = Upstream::on(backend.network.listen(backend.port(8080))?, |seen| {
-            upstream::result(seen, &json!({}))
-        })?;
-        let names = (0..slots).map(|number| format!("app-{number}")).chain([SENTINEL.to_owned()]);
-        let tools_ref = (&tools, &backend, &tokens);
-        let made = stream::iter(names.enumerate()).map(|(number, name)| async move {
-            let (tools, backend, tokens) = tools_ref;
-            let about = if number % 3 == 2 { About::Mcp } else { About::Http };
-            let reads_tokens = number % 2 == 0 || name == SENTINEL;
-            service(tools, &name, backend, reads_tokens.then_some(tokens), about).await
-        });
-        let mut slots: Vec<(Slot, Vec<String>)> = made.buffered(AT_ONCE).try_collect().await?;
+        let [http, bytes] = APPLICATIONS.map(|port| backend.network.listen(backend.port(port)));
+        let applications = (Upstream::on(http?, messages::answered)?, Echo::on(bytes?, b"")?);
         let folder = Manifests::new()?;
-        folder.write("gateway", &[manifests::gateway(&tools.name, GATEWAY)])?;
-        let pod = manifests::Pod {
-            namespace: &tools.name,
-            name: "app",
-            app: "app",
-            service_account: "app",
-            address: backend.address,
-            in_mesh: false,
-        };
-        folder.write("pod", &[pod.manifest()])?;
-        let services: Vec<String> = slots.iter_mut().flat_map(|(_, documents)| documents.drain(..)).collect();
-        folder.write("services", &services)?;
-        let mut slots: Vec<Slot> = slots.into_iter().map(|(slot, _)| slot).collect();
+        let mut slots = services(&tools, &backend, &tokens, kinds, &folder).await?;
         let sentinel = slots.pop().context("the sentinel is a Service too")?;
-        let waypoint = tools.waypoint(GATEWAY).await?;
+        let settings = WaypointSettings::default().istiod(istiod.address());
+        let waypoint = tools.waypoint_with(GATEWAY, &settings).await?;
 
         // The other waypoint stands in the hub. It has a certificate of the same mesh, so that clients trust it.
         let identity = tools.pod(&PodSpec::new("other-waypoint")).await?;
         let svid = identity.certificate_files().await?;
         let run = Run::new(folder.folder(), &svid).arg("--gateway", format!("{}/{GATEWAY}", tools.name));
+        let run = ALIASES.iter().fold(run, |run, alias| run.arg("--trust-domain-alias", alias));
         let portcullis = Portcullis::start(&run.instead("--hbone-address", "10.244.0.1:0")).await?;
-        let mut sources = Vec::new();
-        let namespaces = [("a", lab.namespace("agents").await?), ("b", lab.namespace("bots").await?)];
-        for (namespace, account) in CLIENTS {
-            let (_, namespace) =
-                namespaces.iter().find(|(name, _)| *name == namespace).context("a namespace")?;
-            let pod = namespace.pod(&PodSpec::new(account)).await?;
-            sources.push(Source {
-                istiod: pod.ztunnel(waypoint.hbone(), &waypoint.id()).await?,
-                manifests: pod.ztunnel(portcullis.address("hbone")?, &identity.id()).await?,
-                pod,
-            });
-        }
+        let addresses = [waypoint.hbone(), portcullis.address("hbone")?];
+        let callers = Callers::set(&lab, &Ways { addresses, ids: [waypoint.id(), identity.id()] }).await?;
         Ok(Self {
             lab,
+            istiod,
             tools,
             waypoint,
             folder,
             scratch: tempfile::tempdir()?,
             _portcullis: portcullis,
-            _application: application,
-            sources,
+            _applications: applications,
+            callers,
             slots,
             sentinel,
             tokens,
@@ -197,29 +135,22 @@ impl Stage {
         let knows = async |tunnel: &Outbound| {
             let asked = self.sentinel_request()?;
             // A tunnel is refused as long as the Service is not known to be ours.
-            let reply = through(tunnel, SocketAddrV4::new(self.sentinel.vip, PORTS[0]), asked).await;
+            let reply = through(tunnel, SocketAddrV4::new(self.sentinel.vip, SENTINEL.1), asked).await;
             Ok(reply.is_ok_and(|reply| reply.status == 200).then_some(()))
         };
-        let source = &self.sources[0];
-        wait::until_async("policies in force by istiod", async || knows(&source.istiod).await).await?;
-        wait::until_async("policies in force by manifests", async || knows(&source.manifests).await).await?;
+        let caller = self.callers.all.first().context("a caller")?;
+        wait::until_async("policies in force by istiod", async || knows(&caller.istiod).await).await?;
+        wait::until_async("policies in force by manifests", async || knows(&caller.manifests).await).await?;
         let mark = mark(self.generation);
         let listener = wait::until_async("istiod tells of the policies", async || {
-            let listener = main_internal(&self.lab, &self.waypoint).await?;
+            let listener = main_internal(&self.istiod.debug(&dump_of(&self.waypoint)).await?)?;
             Ok(listener.to_string().contains(&mark).then_some(listener))
         });
         let listener = listener.await?;
-        let fronts: Vec<Front> = self.slots.iter().flat_map(|slot| self.fronts(slot)).collect();
+        let fronts: Vec<Front> = self.slots.iter().flat_map(|slot| slot.fronts(&self.tools.name)).collect();
         self.oracle = None;
         self.oracle = Some(Oracle::start(self.scratch.path(), &listener, &fronts, &FACTS).await?);
         Ok(())
-    }
-
-    fn fronts(&self, slot: &Slot) -> [Front; 2] {
-        PORTS.map(|port| Front {
-            chain: format!("inbound-vip|{port}|http|{}.{}.svc.cluster.local", slot.name, self.tools.name),
-            address: SocketAddrV4::new(slot.vip, port),
-        })
     }
 
     fn sentinel_policy(&self) -> Value {
@@ -228,15 +159,15 @@ impl Stage {
             "when": [{"key": "request.headers[x-generation]", "values": [mark(self.generation)]}],
         }]);
         self.document(
-            SENTINEL,
-            &target("", "Service", SENTINEL),
+            SENTINEL.0,
+            &target("", "Service", SENTINEL.0),
             &json!({"action": "ALLOW", "rules": rules}),
             false,
         )
     }
 
     fn sentinel_request(&self) -> Result<Request<Body>> {
-        let request = Request::get("/").header("host", "app").header("x-sentinel", "yes");
+        let request = Request::get("/").header("host", "app");
         let request = request.header("x-generation", mark(self.generation));
         let token = format!("Bearer {}", self.tokens.of(Token::Alice));
         Ok(request.header("authorization", token).body(empty())?)
@@ -265,15 +196,8 @@ impl Stage {
             let vip = if vip.is_empty() { "192.0.2.7" } else { &vip };
             (name, text.replace("{vip}", vip))
         });
-        all.map(|(name, text)| (name, self.named(&text))).collect()
-    }
-
-    /// The document with the names of this lab.
-    fn named(&self, text: &str) -> Value {
-        let ip = self.sources[0].pod.address.to_string();
-        let [a, b] = [0, 2].map(|index| self.sources[index].pod.namespace.as_str());
-        let text = text.replace("{ip}", &ip).replace("{a}", a).replace("{b}", b);
-        serde_json::from_str(&text).unwrap_or_default()
+        all.map(|(name, text)| (name, serde_json::from_str(&self.callers.named(&text)).unwrap_or_default()))
+            .collect()
     }
 
     fn document(&self, name: &str, target: &Value, spec: &Value, dry_run: bool) -> Value {
@@ -294,75 +218,131 @@ impl Stage {
     }
 
     /// Asks all judges every question.
-    pub(crate) async fn ask(&self, questions: &[(usize, Asked)]) -> Result<Vec<Verdicts>> {
-        let asked = questions.iter().map(|(slot, asked)| self.verdicts(&self.slots[*slot], asked));
+    pub(crate) async fn ask(&self, questions: &[(usize, Question)]) -> Result<Vec<Answers>> {
+        let asked = questions.iter().map(|(slot, question)| async move {
+            let answers = self.answers(&self.slots[*slot], question).await;
+            answers.with_context(|| format!("{question:?}"))
+        });
         stream::iter(asked).buffered(AT_ONCE).try_collect().await
     }
 
-    async fn verdicts(&self, slot: &Slot, asked: &Asked) -> Result<Verdicts> {
-        let address = SocketAddrV4::new(slot.vip, asked.port);
-        let source = &self.sources[asked.client];
-        let request = || asked.request(&self.tokens);
-        let facts = asked.call.as_ref().map(super::requests::Call::facts).unwrap_or_default();
-        let principal = source.pod.id();
-        let under = Circumstances {
-            source: &source.pod.network,
-            destination: address,
-            principal: &principal,
-            facts: &facts,
+    async fn answers(&self, slot: &Slot, question: &Question) -> Result<Answers> {
+        let (caller, port) = question.way();
+        let caller = self.callers.all.get(caller).context("a caller")?;
+        let to = SocketAddrV4::new(slot.vip, port);
+        match question {
+            Question::Request(asked) => self.of_request(caller, to, asked).await,
+            Question::Stream(opened) => self.of_stream(caller, to, opened).await,
+        }
+    }
+
+    async fn of_request(&self, caller: &Caller, to: SocketAddrV4, asked: &Asked) -> Result<Answers> {
+        let of = async |tunnel: &Outbound| {
+            anyhow::Ok(verdict::of_reply(&through(tunnel, to, asked.request(&self.tokens)?).await?))
         };
+        Ok(Answers {
+            istiod: of(&caller.istiod).await?,
+            manifests: of(&caller.manifests).await?,
+            envoy: self.of_envoy(caller, to, asked).await?,
+        })
+    }
+
+    /// Envoy is told the facts of a message. What follows access it judges so, and for a list the calls of its entries.
+    async fn of_envoy(&self, caller: &Caller, to: SocketAddrV4, asked: &Asked) -> Result<Answer> {
         let oracle = self.oracle.as_ref().context("policies have been set")?;
-        let what = || format!("{asked:?}");
-        Ok(Verdicts {
-            istiod: through(&source.istiod, address, request()?)
-                .await
-                .and_then(verdict)
-                .with_context(what)?,
-            manifests: through(&source.manifests, address, request()?)
-                .await
-                .and_then(verdict)
-                .with_context(what)?,
-            envoy: oracle.ask(&under, request()?).await.and_then(verdict).with_context(what)?,
+        let facts = asked.message.as_ref().map(Message::facts).unwrap_or_default();
+        let follows = asked.message.as_ref().is_some_and(Message::follows_access);
+        let reading = if follows { Reading::ByAccess } else { Reading::AsSent };
+        let request = || asked.request(&self.tokens);
+        let reply = oracle.ask_by(reading, &under(caller, to, &facts), request()?).await?;
+        let mut answer = verdict::of_reply(&reply);
+        let entries = asked.message.as_ref().map(Message::entries).unwrap_or_default();
+        for (name, facts) in entries.iter().filter(|_| answer.verdict == Verdict::Allowed) {
+            let reply = oracle.ask_by(Reading::AsEntry, &under(caller, to, facts), request()?).await?;
+            let kept = verdict::of_reply(&reply).verdict == Verdict::Allowed;
+            answer.shown.extend(kept.then(|| (*name).to_owned()));
+        }
+        Ok(answer)
+    }
+
+    async fn of_stream(&self, caller: &Caller, to: SocketAddrV4, opened: &Opened) -> Result<Answers> {
+        let bytes = opened.first.bytes()?;
+        let of =
+            async |tunnel: &Outbound| verdict::of_stream(tunnel.connect(&to.to_string()).await, &bytes).await;
+        let oracle = self.oracle.as_ref().context("policies have been set")?;
+        let carries = oracle.carries(&under(caller, to, &[]), &bytes).await?;
+        Ok(Answers {
+            istiod: of(&caller.istiod).await?,
+            manifests: of(&caller.manifests).await?,
+            envoy: if carries { Verdict::Allowed } else { Verdict::Denied }.into(),
         })
     }
 }
 
-/// The listener with all chains that istiod made for a waypoint.
-pub(crate) async fn main_internal(lab: &Lab, waypoint: &Waypoint) -> Result<Value> {
-    let pod = &waypoint.pod;
-    let dump = lab.debug(&format!("/debug/config_dump?proxyID={}.{}", pod.name, pod.namespace)).await?;
+/// Services of these kinds and the sentinel, for istiod and as manifests, which need the Gateway and the pod too.
+async fn services(
+    tools: &Namespace,
+    backend: &Pod,
+    tokens: &Tokens,
+    kinds: &[About],
+    folder: &Manifests,
+) -> Result<Vec<Slot>> {
+    let made = stream::iter(0..=kinds.len()).map(|number| async move {
+        let name = format!("app-{number}");
+        let reads = (number % 8 < 4).then_some(tokens);
+        let sentinel =
+            Spec { name: SENTINEL.0, about: About::Http, ports: &[SENTINEL.1], tokens: Some(tokens) };
+        let spec = kinds.get(number).map_or(sentinel, |about| Spec {
+            name: &name,
+            about: *about,
+            ports: &super::services::PORTS,
+            tokens: reads.filter(|_| *about != About::Opaque),
+        });
+        Slot::make(tools, GATEWAY, backend, &spec).await
+    });
+    let (slots, documents): (Vec<Slot>, Vec<Vec<String>>) =
+        made.buffered(AT_ONCE).try_collect::<Vec<_>>().await?.into_iter().unzip();
+    let pod = manifests::Pod {
+        namespace: &tools.name,
+        name: "app",
+        app: "app",
+        service_account: "app",
+        address: backend.address,
+        in_mesh: false,
+    };
+    folder.write("gateway", &[manifests::gateway(&tools.name, GATEWAY)])?;
+    folder.write("pod", &[pod.manifest()])?;
+    folder.write("services", &documents.concat())?;
+    Ok(slots)
+}
+
+/// The mesh's settings: its trust domain has further names.
+fn mesh() -> String {
+    format!(
+        "rootNamespace: istio-system
+trustDomain: cluster.local
+trustDomainAliases: [{}]
+defaultConfig: {{discoveryAddress: \"istiod.istio-system.svc:15012\"}}
+",
+        ALIASES.join(", ")
+    )
+}
+
+fn under<'a>(caller: &'a Caller, to: SocketAddrV4, facts: &'a [(usize, String)]) -> Circumstances<'a> {
+    Circumstances { source: &caller.pod.network, destination: to, principal: &caller.id, facts }
+}
+
+/// Where istiod shows what it sent to a waypoint.
+pub(crate) fn dump_of(waypoint: &Waypoint) -> String {
+    format!("/debug/config_dump?proxyID={}.{}", waypoint.pod.name, waypoint.pod.namespace)
+}
+
+/// The listener with all chains that istiod made for a waypoint, in its dump.
+pub(crate) fn main_internal(dump: &Value) -> Result<Value> {
     let parts = dump["configs"].as_array().context("a dump has parts")?;
     let listeners = parts.iter().filter_map(|part| part["dynamicListeners"].as_array()).flatten();
     let mut listeners = listeners.map(|listener| &listener["activeState"]["listener"]);
     listeners.find(|listener| listener["name"] == "main_internal").cloned().context("main_internal")
-}
-
-/// Makes a Service that the waypoint fronts, and returns it with its manifests as they then are.
-async fn service(
-    tools: &Namespace,
-    name: &str,
-    backend: &Pod,
-    tokens: Option<&Tokens>,
-    about: About,
-) -> Result<(Slot, Vec<String>)> {
-    let ports = PORTS.map(|port| {
-        json!({"name": format!("http-{port}"), "port": port, "targetPort": 8080, "appProtocol": "http"})
-    });
-    let metadata =
-        json!({"name": name, "namespace": tools.name, "labels": {"istio.io/use-waypoint": GATEWAY}});
-    let spec = json!({"selector": {"app": "app"}, "ports": ports});
-    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
-    tools.apply(&service.to_string()).await?;
-    tools.endpoints(name, &[backend]).await?;
-    let vip = tools.service_address(name).await?;
-    service["spec"]["clusterIP"] = vip.to_string().into();
-    service["spec"]["clusterIPs"] = json!([vip.to_string()]);
-    let authentication = tokens.map(|tokens| tokens.authentication(&tools.name, name));
-    if let Some(authentication) = &authentication {
-        tools.apply(authentication).await?;
-    }
-    let documents = [format!("{service}\n")].into_iter().chain(authentication).collect();
-    Ok((Slot { name: name.to_owned(), about, vip }, documents))
 }
 
 fn target(group: &str, kind: &str, name: &str) -> Value {
@@ -377,7 +357,7 @@ fn mark(generation: u32) -> String {
 fn spare_the_sentinel(rule: &Value) -> Value {
     let mut rule = rule.clone();
     let mut when = rule["when"].as_array().cloned().unwrap_or_default();
-    when.push(json!({"key": "request.headers[x-sentinel]", "notValues": ["yes"]}));
+    when.push(json!({"key": "destination.port", "notValues": [SENTINEL.1.to_string()]}));
     rule["when"] = when.into();
     rule
 }
@@ -385,15 +365,4 @@ fn spare_the_sentinel(rule: &Value) -> Value {
 async fn through(tunnel: &Outbound, to: SocketAddrV4, request: Request<Body>) -> Result<Reply> {
     let stream = tunnel.connect(&to.to_string()).await?;
     Client::http1(stream).await?.send(request).await
-}
-
-fn verdict(reply: Reply) -> Result<Verdict> {
-    Ok(match reply.status.as_u16() {
-        // The protocol words a refused call as an error in an answer.
-        200 if reply.json().is_ok_and(|body| body.get("error").is_some()) => Verdict::Denied,
-        200 => Verdict::Allowed,
-        401 => Verdict::Unauthenticated,
-        403 => Verdict::Denied,
-        other => Verdict::Other(other),
-    })
 }

@@ -2,7 +2,7 @@
 
 use super::requests::Asked;
 use super::rules::{BACKENDS, Kind, OWN};
-use crate::equivalence::stage::main_internal;
+use crate::equivalence::stage::{dump_of, main_internal};
 use crate::stage::{WAYPOINT, manifest};
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -126,7 +126,7 @@ impl Stage {
             self.heard(slot).await?;
         }
         let listener = wait::until_async("istiod tells of the routes", async || {
-            let listener = main_internal(&self.lab, &self.waypoint).await?;
+            let listener = main_internal(&self.lab.debug(&dump_of(&self.waypoint)).await?)?;
             let told = listener.to_string().matches(&mark).count();
             Ok((told >= self.slots.len() * PORTS.len()).then_some(listener))
         });

@@ -2,7 +2,13 @@
 //!
 //! Envoy has no tunnel here. It takes the filters of the chains that istiod made for Services, without Istio's own ones for
 //! statistics, and is told the rest: addresses by a PROXY header, the peer's identity and the facts of a protocol by headers of
-//! the request. What passes the filters is answered by Envoy itself, or goes where the routes say that istiod sent.
+//! the request, or by the PROXY header where bytes are opaque. What passes the filters is answered by Envoy itself, or goes
+//! where the routes say that istiod sent.
+
+mod opaque;
+mod reading;
+
+pub use reading::Reading;
 
 use super::network::PodNetwork;
 use super::objects::{at, list, text};
@@ -16,7 +22,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
@@ -31,10 +37,12 @@ const STATISTICS: [&str; 3] = ["istio", "waypoint_", "envoy.filters.http.grpc_st
 
 const HTTP_CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 
+const RBAC_HTTP: &str = "envoy.filters.http.rbac";
+
 /// A Service's port: what istiod calls its chain, and where clients believe it to be.
 #[derive(Clone, Debug)]
 pub struct Front {
-    /// `inbound-vip|<port>|http|<host name>`.
+    /// `inbound-vip|<port>|http|<host name>`, or with `tcp` for opaque bytes.
     pub chain: String,
     /// The Service's address and port.
     pub address: SocketAddrV4,
@@ -55,7 +63,8 @@ pub struct Circumstances<'a> {
 
 /// A running Envoy.
 pub struct Oracle {
-    address: SocketAddr,
+    /// Where it judges by each [`Reading`], in their order.
+    addresses: Vec<SocketAddr>,
     _process: Process,
 }
 
@@ -63,9 +72,20 @@ impl Oracle {
     /// Starts one that judges by `listener` (istiod's `main_internal`, as JSON of protobuf) for these fronts. `facts` are the
     /// keys of the filter `http.mcp`.
     pub async fn start(folder: &Path, listener: &Value, fronts: &[Front], facts: &[&str]) -> Result<Self> {
-        let managers = managers(listener, fronts, facts)?;
-        let managers = managers.into_iter().map(answering).collect();
-        Self::run(folder, fronts, managers, &[]).await
+        let chains = |reading: Reading| {
+            let of = |front: &Front| {
+                let theirs = filters(listener, front)?;
+                let Some(manager) = manager(theirs) else {
+                    let as_sent = reading == Reading::AsSent;
+                    return Ok(as_sent.then(|| chain(front, &opaque::filters(theirs))));
+                };
+                let manager = answering(judging(manager, facts, reading)?);
+                Ok(Some(chain(front, &[serving(&manager)])))
+            };
+            fronts.iter().filter_map(|front| of(front).transpose()).collect::<Result<Vec<_>>>()
+        };
+        let chains = Reading::ALL.into_iter().map(chains).collect::<Result<Vec<_>>>()?;
+        Self::run(folder, &chains, &[]).await
     }
 
     /// The same with istiod's routes. `backend` says where the application of a cluster is; a cluster that it does not know
@@ -76,63 +96,104 @@ impl Oracle {
         fronts: &[Front],
         backend: &dyn Fn(&str) -> Option<SocketAddr>,
     ) -> Result<Self> {
-        let managers = managers(listener, fronts, &[])?;
+        let of = |front: &Front| {
+            let manager = manager(filters(listener, front)?);
+            let manager = manager.with_context(|| format!("{} has no HTTP", front.chain))?;
+            judging(manager, &[], Reading::AsSent)
+        };
+        let managers = fronts.iter().map(of).collect::<Result<Vec<_>>>()?;
         let mut names = BTreeSet::new();
         for manager in &managers {
             clusters_of(at(manager, "/routeConfig"), &mut names);
         }
         let cluster = |name: &&str| Some(cluster(name, backend(name)?));
         let clusters: Vec<_> = names.iter().filter_map(cluster).collect();
-        Self::run(folder, fronts, managers.clone(), &clusters).await
+        let fronts = fronts.iter().zip(&managers);
+        let chains = fronts.map(|(front, manager)| chain(front, &[serving(manager)])).collect();
+        Self::run(folder, &[chains], &clusters).await
     }
 
-    async fn run(folder: &Path, fronts: &[Front], managers: Vec<Value>, clusters: &[Value]) -> Result<Self> {
-        let address = free_address().await?;
-        let chains: Vec<_> =
-            fronts.iter().zip(managers).map(|(front, manager)| chain(front, &manager)).collect();
+    /// A listener for each list of chains.
+    async fn run(folder: &Path, chains: &[Vec<Value>], clusters: &[Value]) -> Result<Self> {
+        let addresses = free_addresses(chains.len()).await?;
+        let listeners = addresses.iter().zip(chains).map(|(address, chains)| listening(*address, chains));
+        let listeners: Vec<_> = listeners.collect();
+        let bootstrap = json!({"staticResources": {"listeners": listeners, "clusters": clusters}});
         let path = folder.join("envoy.json");
-        std::fs::write(&path, serde_json::to_vec_pretty(&bootstrap(address, &chains, clusters))?)?;
+        std::fs::write(&path, serde_json::to_vec_pretty(&bootstrap)?)?;
         let mut command = Command::new(neighbours::envoy()?);
         command.arg("-c").arg(&path);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
         let mut process = Process::start("envoy", command)?;
-        wait::until_async("Envoy listens", async || {
-            process.assert_running()?;
-            Ok(TcpStream::connect(address).await.ok())
-        })
-        .await?;
-        Ok(Self { address, _process: process })
+        for address in &addresses {
+            wait::until_async("Envoy listens", async || {
+                process.assert_running()?;
+                Ok(TcpStream::connect(address).await.ok())
+            })
+            .await?;
+        }
+        Ok(Self { addresses, _process: process })
     }
 
     /// How Envoy answers: 200 of its own when the request passes all filters.
-    pub async fn ask(&self, under: &Circumstances<'_>, mut request: Request<Body>) -> Result<Reply> {
+    pub async fn ask(&self, under: &Circumstances<'_>, request: Request<Body>) -> Result<Reply> {
+        self.ask_by(Reading::AsSent, under, request).await
+    }
+
+    /// The same with conditions on facts read in another way.
+    pub async fn ask_by(
+        &self,
+        reading: Reading,
+        under: &Circumstances<'_>,
+        mut request: Request<Body>,
+    ) -> Result<Reply> {
         let headers = request.headers_mut();
         headers.insert(PRINCIPAL, under.principal.parse()?);
         for (number, value) in under.facts {
             headers.insert(http::HeaderName::try_from(format!("{FACT}{number}"))?, value.parse()?);
         }
-        let mut tcp = under.source.connect(self.address).await?;
+        let mut tcp = self.dial(reading, under).await?;
         let (source, destination) = (under.source.address, under.destination);
         let line = format!("PROXY TCP4 {source} {} 40000 {}\r\n", destination.ip(), destination.port());
         tcp.write_all(line.as_bytes()).await?;
         Client::http1(tcp).await?.send(request).await
     }
+
+    /// Whether Envoy carries a connection that begins with `bytes`. Facts are none of it.
+    pub async fn carries(&self, under: &Circumstances<'_>, bytes: &[u8]) -> Result<bool> {
+        let mut tcp = self.dial(Reading::AsSent, under).await?;
+        tcp.write_all(&opaque::header(under)?).await?;
+        tcp.write_all(bytes).await?;
+        let mut first = [0];
+        // A refusal is a closed connection, cleanly or not: there may be bytes that Envoy had not read.
+        let read = wait::within("Envoy's word on a connection", tcp.read_exact(&mut first)).await?;
+        Ok(read.is_ok())
+    }
+
+    async fn dial(&self, reading: Reading, under: &Circumstances<'_>) -> Result<TcpStream> {
+        let at = Reading::ALL.iter().position(|one| *one == reading);
+        let address =
+            at.and_then(|at| self.addresses.get(at)).context("it reads policies in one way only")?;
+        under.source.connect(*address).await
+    }
 }
 
-/// An address of the hub where nobody listens.
-async fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((HUB, 0)).await?.local_addr()?)
+/// Addresses of the hub where nobody listens.
+async fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(TcpListener::bind((HUB, 0)).await?);
+    }
+    held.iter().map(|listener| Ok(listener.local_addr()?)).collect()
 }
 
-fn bootstrap(address: SocketAddr, chains: &[Value], clusters: &[Value]) -> Value {
-    let proxy_protocol = json!({"name": "proxy_protocol", "typedConfig":
-        {"@type": kind("extensions.filters.listener.proxy_protocol.v3.ProxyProtocol")}});
-    json!({"staticResources": {"listeners": [{
-        "name": "oracle",
+fn listening(address: SocketAddr, chains: &[Value]) -> Value {
+    json!({
+        "name": format!("oracle-{}", address.port()),
         "address": {"socketAddress": {"address": address.ip(), "portValue": address.port()}},
-        "listenerFilters": [proxy_protocol],
+        "listenerFilters": [opaque::proxy_protocol(), opaque::tls_inspector()],
         "filterChains": chains,
-    }], "clusters": clusters}})
+    })
 }
 
 /// A cluster of one endpoint.
@@ -165,35 +226,39 @@ fn clusters_of<'a>(routes: &'a Value, names: &mut BTreeSet<&'a str>) {
     }
 }
 
-/// What istiod's chain of each front does with HTTP.
-fn managers(listener: &Value, fronts: &[Front], facts: &[&str]) -> Result<Vec<Value>> {
-    let chains = list(listener, "/filterChains");
-    let of = |front: &Front| {
-        let theirs = chains.iter().find(|chain| text(chain, "/name").is_ok_and(|name| name == front.chain));
-        let theirs = theirs.with_context(|| format!("istiod sent no chain {}", front.chain))?;
-        let mut filters = list(theirs, "/filters").iter();
-        let manager =
-            filters.find(|filter| text(filter, "/name").is_ok_and(|name| name == HTTP_CONNECTION_MANAGER));
-        let manager = manager.with_context(|| format!("{} has no HTTP", front.chain))?;
-        judging(at(manager, "/typedConfig"), facts)
-    };
-    fronts.iter().map(of).collect()
+/// The filters of istiod's chain of a front.
+fn filters<'l>(listener: &'l Value, front: &Front) -> Result<&'l [Value]> {
+    let mut chains = list(listener, "/filterChains").iter();
+    let theirs = chains.find(|chain| text(chain, "/name").is_ok_and(|name| name == front.chain));
+    Ok(list(theirs.with_context(|| format!("istiod sent no chain {}", front.chain))?, "/filters"))
+}
+
+/// What a chain does with HTTP, if it does.
+fn manager(filters: &[Value]) -> Option<&Value> {
+    let mut filters = filters.iter();
+    let manager =
+        filters.find(|filter| text(filter, "/name").is_ok_and(|name| name == HTTP_CONNECTION_MANAGER));
+    manager.map(|manager| at(manager, "/typedConfig"))
+}
+
+fn serving(manager: &Value) -> Value {
+    json!({"name": HTTP_CONNECTION_MANAGER, "typedConfig": manager})
 }
 
 /// The chain of one front, chosen by the address in the PROXY header as the waypoint's matcher does by the tunnel's.
-fn chain(front: &Front, manager: &Value) -> Value {
+fn chain(front: &Front, filters: &[Value]) -> Value {
     json!({
         "name": front.chain,
         "filterChainMatch": {
             "destinationPort": front.address.port(),
             "prefixRanges": [{"addressPrefix": front.address.ip(), "prefixLen": 32}],
         },
-        "filters": [{"name": HTTP_CONNECTION_MANAGER, "typedConfig": manager}],
+        "filters": filters,
     })
 }
 
 /// istiod's HTTP connection manager with filters that tell it what a tunnel tells, and no telemetry.
-fn judging(manager: &Value, facts: &[&str]) -> Result<Value> {
+fn judging(manager: &Value, facts: &[&str], reading: Reading) -> Result<Value> {
     let mut ours = manager.as_object().context("an HTTP connection manager")?.clone();
     for telemetry in ["accessLog", "tracing", "upgradeConfigs", "rds"] {
         ours.remove(telemetry);
@@ -202,7 +267,8 @@ fn judging(manager: &Value, facts: &[&str]) -> Result<Value> {
         let name = text(filter, "/name").unwrap_or_default();
         !STATISTICS.iter().any(|prefix| name.starts_with(prefix))
     });
-    let filters: Vec<_> = told(facts).into_iter().chain(theirs.cloned()).collect();
+    let theirs = theirs.map(|filter| reading.of_filter(filter));
+    let filters: Vec<_> = told(facts).into_iter().chain(theirs).collect();
     ours.insert("httpFilters".to_owned(), filters.into());
     Ok(ours.into())
 }
@@ -227,7 +293,7 @@ fn told(facts: &[&str]) -> [Value; 2] {
         "formatString": {"textFormatSource": {"inlineString": format!("%REQ({PRINCIPAL})%")}},
     });
     let rules = facts.iter().enumerate().map(|(number, key)| {
-        let value = json!({"metadataNamespace": "envoy.filters.http.mcp", "key": key, "type": "STRING"});
+        let value = json!({"metadataNamespace": reading::FACTS, "key": key, "type": "STRING"});
         json!({"header": format!("{FACT}{number}"), "onHeaderPresent": value, "remove": true})
     });
     [
