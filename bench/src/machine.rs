@@ -43,11 +43,11 @@ impl First {
     /// # Errors
     /// When that is not allowed.
     pub(crate) fn come() -> Result<Self> {
-        rustix::process::nice(-10).context("only root may come first")?;
+        rustix::process::nice(-20).context("only root may come first")?;
         let session = fs::read_to_string(SESSION).unwrap_or_default();
         let before = session.rsplit("nice ").next().unwrap_or("0").trim().to_owned();
         if !session.is_empty() {
-            fs::write(SESSION, "-10").context(SESSION)?;
+            fs::write(SESSION, "-20").context(SESSION)?;
         }
         Ok(Self(before))
     }
