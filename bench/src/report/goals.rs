@@ -62,7 +62,7 @@ const fn in_unit(unit: &'static str, goal: Goal) -> Goal {
     Goal { unit, ..goal }
 }
 
-use Figure::{BaseMib, CpuMicros, CpuPerGb, GbitPerSecond, KibEach, P50, P99};
+use Figure::{BaseMib, CpuMicros, CpuPerGb, KibEach, P50, P99, PerSecond};
 use Measure::{Added, Between, Judging, Own, Ratio};
 
 /// Issue "Under load", item 14, in its order.
@@ -90,7 +90,7 @@ const GOALS: [Goal; 26] = [
     at_most("opaque, 1 tunnel: CPU per byte", Ratio("opaque-1", ENVOY, CpuPerGb), 0.80, 0.60),
     at_most("opaque, 32 tunnels: CPU per byte", Ratio("opaque-32", ENVOY, CpuPerGb), 0.80, 0.60),
     at_most("1 MiB answers: CPU", Ratio("get-1m", ENVOY, CpuMicros), 0.80, 0.60),
-    at_least("1 MiB answers: throughput", Ratio("get-1m", ENVOY, GbitPerSecond), 1.20, 2.00),
+    at_least("1 MiB answers: throughput", Ratio("get-1m", ENVOY, PerSecond), 1.20, 2.00),
     at_most("new stream and request: CPU", Ratio("new-stream", ENVOY, CpuMicros), 0.90, 0.60),
     at_most("new connection, stream, request: CPU", Ratio("new-connection", ENVOY, CpuMicros), 0.95, 0.70),
     in_unit("MiB", at_most("memory without traffic", Own("idle-stream-1k", BaseMib), 25.0, 20.0)),
