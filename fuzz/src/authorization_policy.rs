@@ -7,7 +7,7 @@ use istio_integration::feeds::file::{FactCheck, Options, Severity, load};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use waypoint_model::{MeshConfig, Service};
-use waypoint_policy::PolicySet;
+use waypoint_policy::{PolicySet, check_fact};
 
 const SERVICE: &str = "apiVersion: v1
 kind: Service
@@ -24,10 +24,8 @@ spec:
   targetRefs: [{group: '', kind: Service, name: github}]
 ";
 
-/// As the binary does it: a fact that no reader tells is refused.
-const FACTS: FactCheck = |filter, key| {
-    agent_protocols::FactKey::parse(filter, key).map(drop).map_err(|unknown| unknown.to_string())
-};
+/// As the binary does it: a fact that no reader tells is refused, and so is a condition that is not understood.
+const FACTS: FactCheck = check_fact;
 
 thread_local! {
     static FOLDER: TempDir = {

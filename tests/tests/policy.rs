@@ -1,4 +1,4 @@
-//! Policies on opaque streams and plain HTTP while everything runs: changes, dry runs, audits, and what is not built.
+//! Policies while everything runs: changes, dry runs, audits, conditions, and what is not built.
 
 #![cfg(test)]
 
@@ -7,16 +7,19 @@ use bytes::Bytes;
 use http::{Method, Request};
 use hyper::body::Frame;
 use portcullis_tests::application::hears;
-use portcullis_tests::http::{Client, Events, empty};
+use portcullis_tests::http::{Client, Events, empty, full};
 use portcullis_tests::manifests;
 use portcullis_tests::mesh::NAMESPACE;
+use portcullis_tests::portcullis::binary;
+use portcullis_tests::process::Process;
 use portcullis_tests::single::{HTTP, RAW, Running, Single};
-use portcullis_tests::upstream::{self, Echo, Upstream};
+use portcullis_tests::upstream::{self, Echo, Seen, Upstream};
 use portcullis_tests::wait;
 use portcullis_tests::ztunnel::{Refused, TunnelStream};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
 use tokio::time::Instant;
 
 const BOT: &str = "- from: [{source: {serviceAccounts: [agents/bot]}}]";
@@ -210,5 +213,97 @@ async fn custom_is_an_error_and_its_target_denies() -> Result<()> {
     let custom = findings.iter().find(|finding| finding["name"] == "tools/ext").context("a finding")?;
     assert_eq!((&custom["severity"], &custom["field"]), (&"error".into(), &"spec.action".into()), "{custom}");
     assert!(custom["message"].as_str().is_some_and(|text| text.contains("CUSTOM")), "{custom}");
+    Ok(())
+}
+
+/// Calls of `pay`, and whether they are carried, where an amount up to 100 is allowed.
+const PAYMENTS: [(&str, bool); 10] = [
+    (r#"{"amount": 100, "to": "ann@acme.com"}"#, true),
+    (r#"{"amount": 1e2, "to": "ann@acme.com"}"#, true),
+    (r#"{"amount": 101, "to": "ann@acme.com"}"#, false),
+    (r#"{"amount": 100.01, "to": "ann@acme.com"}"#, false),
+    (r#"{"amount": 1e3, "to": "ann@acme.com"}"#, false),
+    (r#"{"amount": "50", "to": "ann@acme.com"}"#, false),
+    (r#"{"to": "ann@acme.com"}"#, false),
+    (r#"{"amount": 50, "Amount": 500, "to": "ann@acme.com"}"#, false),
+    (r#"{"amount": 50, "to": "ann@evil.com"}"#, false),
+    ("{}", false),
+];
+
+/// The JSON-RPC answer to a call, whose number the upstream's records have too.
+async fn call(running: &Running, number: usize, tool: &str, arguments: &str) -> Result<Value> {
+    let params = format!(r#"{{"name": "{tool}", "arguments": {arguments}}}"#);
+    let body = format!(r#"{{"jsonrpc": "2.0", "id": {number}, "method": "tools/call", "params": {params}}}"#);
+    let request = Request::post("/mcp").header("host", "app").header("content-type", "application/json");
+    Client::http1(running.tunnel(HTTP).await?).await?.send(request.body(full(body))?).await?.json()
+}
+
+fn when(condition: &str, value: &str) -> String {
+    let key = format!("experimental.envoy.filters.http.mcp[cel: {condition}]");
+    format!("- to: [{{operation: {{paths: [/mcp]}}}}]\n  when: [{{key: {key:?}, values: [\"{value}\"]}}]")
+}
+
+#[tokio::test]
+async fn a_condition_decides_on_arguments_and_an_error_never_permits() -> Result<()> {
+    let single = Single::new(true).await?;
+    let answer = |seen: &Seen| {
+        upstream::json(&json!({"jsonrpc": "2.0", "id": seen.json()["id"], "result": {"content": []}}))
+    };
+    let app = Upstream::start(single.pod.port(HTTP), answer).await?;
+    let payment = "tool == 'pay' && args.amount <= 100 && args.to.endsWith('@acme.com')";
+    let open = "- to: [{operation: {paths: [/mcp]}}]\n  when: [{key: 'experimental.envoy.filters.http.mcp[tool]', values: [refund]}]";
+    single.setup.policy("small", "app", "ALLOW", &format!("{}\n{open}", when(payment, "true")))?;
+    let large = "tool == 'refund' && args.amount > 100";
+    single.setup.policy("large", "app", "DENY", &when(large, "true"))?;
+    let running = single.start().await?;
+    for (number, (arguments, carried)) in PAYMENTS.into_iter().enumerate() {
+        let answer = call(&running, number, "pay", arguments).await?;
+        assert_eq!(answer.get("result").is_some(), carried, "{arguments}: {answer}");
+        assert_eq!(app.seen().iter().any(|seen| seen.json()["id"] == number), carried, "{arguments}");
+    }
+    // The DENY holds where it is true, and where it has no answer.
+    let refunds = [
+        (r#"{"amount": 100}"#, true),
+        (r#"{"amount": 101}"#, false),
+        (r#"{"amount": "100"}"#, false),
+        ("{}", false),
+    ];
+    for (number, (arguments, carried)) in (PAYMENTS.len()..).zip(refunds) {
+        let answer = call(&running, number, "refund", arguments).await?;
+        assert_eq!(answer.get("result").is_some(), carried, "{arguments}: {answer}");
+        assert_eq!(app.seen().iter().any(|seen| seen.json()["id"] == number), carried, "{arguments}");
+    }
+    let details = "rbac_access_denied_matched_policy[ns[tools]-policy[large]-rule[0]]";
+    running.mesh.portcullis.logged("the DENY", |line| line["response_code_details"] == details).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_condition_that_is_not_understood_is_named_and_its_target_denies() -> Result<()> {
+    let single = Single::new(true).await?;
+    let app = Upstream::start(single.pod.port(HTTP), |_| upstream::text(http::StatusCode::OK, "hi")).await?;
+    single.setup.policy("small", "app", "ALLOW", &when("tool == 'pay' && arg.amount <= 100", "true"))?;
+    let mut check = Command::new(binary()?);
+    check.arg("check").arg("--manifests").arg(single.setup.manifests.folder());
+    check.args(["--gateway", "tools/waypoint", "--output", "json", "--path", "/mcp", "--tool", "pay"]);
+    check.args(["--from", "spiffe://cluster.local/ns/agents/sa/bot", "--to", &format!("app.tools:{HTTP}")]);
+    let mut check = Process::start("check", check)?;
+    check.ended().await?;
+    let report: Value = serde_json::from_str(&check.stdout.all().join("\n"))?;
+    let findings = report["findings"].as_array().context("findings")?;
+    let found = findings.iter().find(|finding| finding["name"] == "tools/small").context("a finding")?;
+    assert_eq!((&found["severity"], &found["field"]), (&"error".into(), &"spec.rules[0].when[0].key".into()));
+    let message = found["message"].as_str().unwrap_or_default();
+    for part in [
+        "at column 18 of the expression, before `arg.amount",
+        "unknown variable `arg`",
+        "there are args, tool",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    let running = single.start().await?;
+    let answer = call(&running, 1, "pay", r#"{"amount": 1}"#).await;
+    assert!(!answer.is_ok_and(|answer| answer.get("result").is_some()));
+    app.saw_nothing();
     Ok(())
 }

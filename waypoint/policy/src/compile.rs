@@ -3,6 +3,7 @@
 use agent_protocols::UnknownFact;
 use waypoint_model::{Action, Expr};
 
+use crate::cel::Fault;
 use crate::matcher::{Clause, Matcher};
 
 /// Deepest nesting of a rule. Manifests need 5 levels and istiod's RBAC a few more; deeper ones are refused so that
@@ -18,6 +19,18 @@ pub(crate) enum CannotCompile {
     /// A header name that no request can be asked for.
     #[error("header `{0}` cannot be tested")]
     Header(String),
+    /// An expression that is not understood.
+    #[error("condition `cel: {text}`, {fault}")]
+    Condition {
+        /// The expression.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        fault: Fault,
+    },
+    /// A condition that is asked for anything but its truth.
+    #[error("condition `cel: {0}` is `true` or `false`: no other value can be asked for")]
+    ConditionValue(String),
     /// See [`MAX_DEPTH`].
     #[error("a rule is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
@@ -32,25 +45,29 @@ pub(crate) enum CannotCompile {
 /// AuthorizationPolicy is what istiod generates: a field of HTTP drops out, and an entry of `from` or `to` with no field
 /// left matches anything.
 pub(crate) fn rule(when: &Expr, action: Action, opaque: bool) -> Result<Option<Clause>, CannotCompile> {
-    let as_written = clause(when, 0)?; // on opaque ports too: a policy that cannot be read is enforced nowhere
+    // What has no answer counts against the request.
+    let unanswered = action != Action::Allow;
+    let as_written = clause(when, unanswered, 0)?; // on opaque ports too: a policy that cannot be read is enforced nowhere
     match (opaque, action) {
         (false, _) => Ok(Some(as_written)),
         (true, Action::Allow) => Ok((!holds_http(when)).then_some(as_written)),
-        (true, Action::Deny | Action::Audit) => clause(&widened(when, true), 0).map(Some),
+        (true, Action::Deny | Action::Audit) => clause(&widened(when, true), unanswered, 0).map(Some),
     }
 }
 
-fn clause(expr: &Expr, depth: usize) -> Result<Clause, CannotCompile> {
+/// `unanswered`: what a test counts as that can have no answer at all, so that the rule matches if it is one of DENY or AUDIT
+/// and does not if it is one of ALLOW. It turns over under every `Not`.
+fn clause(expr: &Expr, unanswered: bool, depth: usize) -> Result<Clause, CannotCompile> {
     if depth > MAX_DEPTH {
         return Err(CannotCompile::TooDeep);
     }
-    let compile = |part| clause(part, depth + 1);
+    let compile = |part| clause(part, unanswered, depth + 1);
     Ok(match expr {
         Expr::All(parts) => all(parts.iter().map(compile).collect::<Result<_, _>>()?),
         Expr::Any(parts) => any(parts.iter().map(compile).collect::<Result<_, _>>()?),
-        Expr::Not(part) => not(compile(part)?),
+        Expr::Not(part) => not(clause(part, !unanswered, depth + 1)?),
         Expr::Test(test) => {
-            let mut leaf = Matcher::new(test)?;
+            let mut leaf = Matcher::new(test, unanswered)?;
             leaf.seal();
             Clause::Match(leaf)
         }

@@ -16,10 +16,12 @@
 //! | `rules.rs` | rules of one action, and the index that finds the few that could match |
 //! | `matcher.rs`, `strings.rs`, `addresses.rs` | leaves |
 //! | `truth.rs` | three-valued logic |
+//! | `cel/` | conditions: expressions over arguments and request |
 //! | `lint.rs` | traps that `check` warns of |
 
 mod addresses;
 mod attributes;
+mod cel;
 mod compile;
 mod decision;
 mod lint;
@@ -31,6 +33,7 @@ mod strings;
 mod truth;
 
 pub use attributes::{Attributes, Destination, HttpAttributes, Source};
+pub use cel::check_fact;
 pub use decision::{Denial, DenyReason, HeadVerdict, Permit, RuleName, Shadow};
 pub use lint::{Trap, lint};
 pub use set::{PolicySet, Reads, Unavailable, asks_port};

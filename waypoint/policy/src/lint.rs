@@ -3,6 +3,7 @@
 use serde::Serialize;
 use waypoint_model::{Action, Expr, Policy, PolicyKey, Test};
 
+use crate::cel::Condition;
 use crate::compile;
 
 const MCP: &str = "http.mcp";
@@ -93,6 +94,14 @@ fn rule_traps(action: Action, when: &Expr) -> Vec<Found> {
             ),
         ));
     }
+    if action == Action::Deny && !names_tool(&leaves) && leaves.iter().any(asks_any_arguments) {
+        found.push((
+            "deny-on-any-arguments",
+            "a DENY rule also holds where its condition has no answer, as in every message without the arguments it reads, \
+             the opening of a session included; begin the condition with the tool it is about: tool == \"…\" && …"
+                .to_owned(),
+        ));
+    }
     if !leaves.iter().any(|leaf| !leaf.negated && matches!(leaf.test, Test::Path(_))) {
         found.push((
             "mcp-without-paths",
@@ -145,6 +154,13 @@ fn negated_arguments<'a>(leaves: &[Leaf<'a>]) -> Vec<&'a str> {
     keys.sort_unstable();
     keys.dedup();
     keys
+}
+
+/// A condition that reads arguments of whatever is called.
+fn asks_any_arguments(leaf: &Leaf<'_>) -> bool {
+    let Test::Fact { filter, key, .. } = leaf.test else { return false };
+    let compiled = Condition::expression(filter, key).and_then(|text| Condition::compile(text).ok());
+    compiled.is_some_and(|condition| condition.reads_arguments() && condition.tools().is_none())
 }
 
 fn names_tool(leaves: &[Leaf<'_>]) -> bool {

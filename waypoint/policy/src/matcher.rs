@@ -7,6 +7,7 @@ use waypoint_model::{PathPattern, StringMatch, Template, Test};
 
 use crate::addresses::Ranges;
 use crate::attributes::{Head, HttpAttributes, namespaces, service_accounts};
+use crate::cel::{Answer, Condition};
 use crate::compile::CannotCompile;
 use crate::strings::Strings;
 use crate::truth;
@@ -58,6 +59,19 @@ pub(crate) enum Matcher {
     /// A claim of a verified token, by names from the payload inwards.
     Claim(Vec<String>, Strings),
     Fact(FactKey, Strings),
+    Condition(Asked),
+}
+
+/// A condition, and what is asked of it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    condition: Box<Condition>,
+    /// Whether *true* satisfies it.
+    when_true: bool,
+    /// Whether *false* satisfies it.
+    when_false: bool,
+    /// What it counts as where it is neither.
+    unanswered: bool,
 }
 
 /// A header, or the pseudo-header that Envoy shows under the name.
@@ -69,8 +83,8 @@ pub(crate) enum Field {
 }
 
 impl Matcher {
-    /// A leaf of one value.
-    pub(crate) fn new(test: &Test) -> Result<Self, CannotCompile> {
+    /// A leaf of one value. `unanswered`: what a condition counts as where it is neither true nor false.
+    pub(crate) fn new(test: &Test, unanswered: bool) -> Result<Self, CannotCompile> {
         Ok(match test {
             Test::Principal(value) => Self::Principal(Strings::one(value)),
             Test::Namespace(value) => Self::Namespace(Strings::one(value)),
@@ -99,9 +113,10 @@ impl Matcher {
             Test::Audience(value) => Self::Claim(vec!["aud".to_owned()], Strings::one(value)),
             Test::Presenter(value) => Self::Claim(vec!["azp".to_owned()], Strings::one(value)),
             Test::Claim { path, value } => Self::Claim(path.clone(), Strings::one(value)),
-            Test::Fact { filter, key, value } => {
-                Self::Fact(FactKey::parse(filter, key)?, Strings::one(value))
-            }
+            Test::Fact { filter, key, value } => match Condition::expression(filter, key) {
+                Some(text) => Self::Condition(Asked::new(text, value, unanswered)?),
+                None => Self::Fact(FactKey::parse(filter, key)?, Strings::one(value)),
+            },
         })
     }
 
@@ -127,6 +142,9 @@ impl Matcher {
             (Self::Header(field, mine), Self::Header(same, more)) if *field == same => mine.absorb(more),
             (Self::Claim(path, mine), Self::Claim(same, more)) if *path == same => mine.absorb(more),
             (Self::Fact(key, mine), Self::Fact(same, more)) if *key == same => mine.absorb(more),
+            (Self::Condition(mine), Self::Condition(more)) => {
+                return mine.absorb(more).map(Self::Condition);
+            }
             (_, other) => return Some(other),
         }
         None
@@ -148,7 +166,8 @@ impl Matcher {
             | Self::Header(..)
             | Self::RequestPrincipal(_)
             | Self::Claim(..)
-            | Self::Fact(..) => {}
+            | Self::Fact(..)
+            | Self::Condition(_) => {}
         }
     }
 
@@ -193,6 +212,43 @@ impl Matcher {
             Self::RequestPrincipal(values) => ask_http(&|http| principal_matches(http, values)),
             Self::Claim(path, values) => ask_http(&|http| claim_matches(http, path, values)),
             Self::Fact(key, values) => ask_fact(facts, key, values),
+            Self::Condition(asked) => asked.truth(head, facts),
+        }
+    }
+}
+
+impl Asked {
+    fn new(text: &str, value: &StringMatch, unanswered: bool) -> Result<Self, CannotCompile> {
+        let when_true = match value {
+            StringMatch::Exact(value) if value == "true" => true,
+            StringMatch::Exact(value) if value == "false" => false,
+            _ => return Err(CannotCompile::ConditionValue(text.to_owned())),
+        };
+        let fault = |fault| CannotCompile::Condition { text: text.to_owned(), fault };
+        let condition = Box::new(Condition::compile(text).map_err(fault)?);
+        Ok(Self { condition, when_true, when_false: !when_true, unanswered })
+    }
+
+    /// Takes up what is asked of the same condition.
+    fn absorb(&mut self, other: Self) -> Option<Self> {
+        if self.condition.text() != other.condition.text() || self.unanswered != other.unanswered {
+            return Some(other);
+        }
+        self.when_true |= other.when_true;
+        self.when_false |= other.when_false;
+        None
+    }
+
+    /// Tools of which a message must call one, or the answer is `No`.
+    pub(crate) fn tools(&self) -> Option<&[Box<str>]> {
+        self.condition.tools().filter(|_| !self.when_false)
+    }
+
+    fn truth(&self, head: &Head<'_>, facts: &dyn Facts) -> Truth {
+        match self.condition.ask(head, facts) {
+            Answer::Told(told) => truth::of(if told { self.when_true } else { self.when_false }),
+            Answer::Open => Truth::NotYet,
+            Answer::Error => truth::of(self.unanswered),
         }
     }
 }

@@ -179,6 +179,9 @@ fn anchors(clause: &Clause) -> Option<Vec<Anchor<'_>>> {
         Clause::Match(Matcher::Fact(FactKey::Tool, values)) => {
             Some(values.exact_only()?.into_iter().map(Anchor::Tool).collect())
         }
+        Clause::Match(Matcher::Condition(asked)) => {
+            Some(asked.tools()?.iter().map(|name| Anchor::Tool(name.as_bytes())).collect())
+        }
         Clause::Match(_) | Clause::Not(_) => None,
     }
 }

@@ -1,5 +1,7 @@
 //! What a policy may ask about a message, and the three-valued answer.
 
+use crate::json::Value;
+
 /// A fact that a policy may test, compiled once from the filter and key of
 /// `experimental.envoy.filters.<filter>[<key>]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,9 +90,6 @@ impl FactKey {
             "tool.destructive" => Self::ToolHint(ToolHint::Destructive),
             "tool.idempotent" => Self::ToolHint(ToolHint::Idempotent),
             "tool.open_world" => Self::ToolHint(ToolHint::OpenWorld),
-            _ if key.starts_with("cel:") => {
-                return Err(UnknownFact::NotBuilt(format!("key `{key}` of http.mcp")));
-            }
             _ => Self::parse_argument(key).ok_or_else(unknown)?,
         })
     }
@@ -141,6 +140,17 @@ impl Kind {
     }
 }
 
+/// The arguments of a message, whole.
+#[derive(Clone, Copy, Debug)]
+pub enum Given<'a> {
+    /// They are not read yet.
+    NotYet,
+    /// The message has none.
+    Nothing,
+    /// An object.
+    Object(Value<'a, 'a>),
+}
+
 /// One thing that a rule is asked about.
 pub trait Facts {
     /// What sort of thing this is. Lifecycle follows access: a policy treats it and lists leniently in ALLOW rules.
@@ -148,6 +158,11 @@ pub trait Facts {
 
     /// Whether some value of the fact satisfies `test`. A fact may have several values (an array argument).
     fn ask(&self, key: &FactKey, test: &mut dyn FnMut(&str) -> bool) -> Truth;
+
+    /// What the message gives its tool or prompt. Not known unless told.
+    fn arguments(&self) -> Given<'_> {
+        Given::NotYet
+    }
 
     /// What the value is known to begin with where [`Facts::ask`] answers [`Truth::NotYet`]; a matcher that no such
     /// value can satisfy may then answer `No`. `None`: nothing is known, or `ask` says it all.
@@ -181,6 +196,10 @@ impl Facts for Plain {
 
     fn ask(&self, _: &FactKey, _: &mut dyn FnMut(&str) -> bool) -> Truth {
         Truth::No
+    }
+
+    fn arguments(&self) -> Given<'_> {
+        Given::Nothing
     }
 }
 
@@ -228,7 +247,7 @@ mod tests {
             ("http.mcp", "args", "key `args` of http.mcp is not known"),
             ("http.mcp", "args.", "key `args.` of http.mcp is not known"),
             ("http.mcp", "args.a..b", "key `args.a..b` of http.mcp is not known"),
-            ("http.mcp", "cel: args.n < 3", "key `cel: args.n < 3` of http.mcp is not built yet"),
+            ("http.mcp", "cel: args.n < 3", "key `cel: args.n < 3` of http.mcp is not known"),
             ("http.a2a", "method", "filter http.a2a is not built yet"),
             ("http.jwt", "method", "filter `http.jwt` is not known; known: http.mcp"),
         ] {

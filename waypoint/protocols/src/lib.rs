@@ -20,7 +20,7 @@ mod reply;
 mod sse;
 mod uri;
 
-pub use facts::{FactKey, Facts, Kind, Plain, ToolHint, Truth, UnknownFact, Unread};
+pub use facts::{FactKey, Facts, Given, Kind, Plain, ToolHint, Truth, UnknownFact, Unread};
 pub use http::{Media, is_coded, response_media};
 pub use limits::Limits;
 pub use reply::{Malformed, Reply};

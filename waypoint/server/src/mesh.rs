@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use agent_protocols::FactKey;
 use istio_integration::bootstrap::Bootstrap;
 use istio_integration::feeds::file::Options;
 
@@ -48,13 +47,9 @@ impl From<&MeshArgs> for MeshSource {
                 cluster: args.cluster.clone(),
                 gateway: args.gateway.clone(),
                 path_normalization: args.path_normalization.into(),
-                fact_check: Some(fact),
+                // The feed knows no protocol: whether a fact or a condition can be asked is for policy to say.
+                fact_check: Some(waypoint_policy::check_fact),
             },
         }
     }
-}
-
-/// The feed knows no protocol: whether `experimental.envoy.filters.<filter>[<key>]` can be asked is for the reader to say.
-fn fact(filter: &str, key: &str) -> Result<(), String> {
-    FactKey::parse(filter, key).map(|_| ()).map_err(|error| error.to_string())
 }

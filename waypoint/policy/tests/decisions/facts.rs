@@ -211,7 +211,13 @@ fn the_deciding_rule_is_the_first_whether_or_not_it_names_the_tool() {
 fn a_fact_that_no_reader_tells_makes_its_policy_unavailable() {
     let open = || policy("open", Action::Allow, [all([])]);
     let request = Request::by("bot");
-    let unknown = [("http.mcp", "tol"), ("http.mcp", "cel: true"), ("http.lua", "x"), ("http.a2a", "method")];
+    let unknown = [
+        ("http.mcp", "tol"),
+        ("http.mcp", "cel: arg.x == 1"),
+        ("http.mcp", "cel: true"),
+        ("http.lua", "x"),
+        ("http.a2a", "method"),
+    ];
     for (filter, key) in unknown {
         for action in [Action::Allow, Action::Deny, Action::Audit] {
             for opaque in [false, true] {

@@ -1,6 +1,8 @@
 //! Verdicts of compiled policies, through the public interface.
 
 #[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod facts;
 #[cfg(test)]
 mod generate;

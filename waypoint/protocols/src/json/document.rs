@@ -1,7 +1,8 @@
 //! A JSON text that was read: a flat table of spans over the bytes as they came.
 
+use super::decimal::canonical;
 use super::strict::{self, Bounds, JsonError};
-use super::text::unescape;
+use super::text::{folds_to, unescape};
 use std::borrow::Cow;
 
 /// What a value is.
@@ -121,6 +122,28 @@ impl<'d, 'b> Value<'d, 'b> {
         self.members().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
+    /// As [`Self::get`], and whether readers could differ in which member that is.
+    pub fn look_up(self, key: &str) -> LookedUp<'d, 'b> {
+        let mut looked = LookedUp { found: None, has_twin: false, walked: 0 };
+        for (name, value) in self.members() {
+            looked.walked += 1;
+            if name == key {
+                looked.found = Some(value);
+            } else {
+                looked.has_twin |= folds_to(&name, key);
+            }
+        }
+        looked
+    }
+
+    /// The shortest plain decimal of a number (`1.0`, `1e0` and `10e-1` are all `1`).
+    ///
+    /// `None` for anything else, and where readers disagree on the value: outside the range of a double, with digits that
+    /// a double drops, or of more than 64 bytes.
+    pub fn as_decimal(self) -> Option<String> {
+        if self.is(Shape::Number) { canonical(self.raw()) } else { None }
+    }
+
     pub(crate) fn is(self, shape: Shape) -> bool {
         self.shape() == shape
     }
@@ -136,6 +159,17 @@ impl<'d, 'b> Value<'d, 'b> {
         };
         Walk { document: self.document, at: self.place + 1, end }
     }
+}
+
+/// What [`Value::look_up`] found.
+#[derive(Clone, Copy, Debug)]
+pub struct LookedUp<'d, 'b> {
+    /// The member under exactly the key.
+    pub found: Option<Value<'d, 'b>>,
+    /// Whether there is another that a reader which ignores case would take for it.
+    pub has_twin: bool,
+    /// How many members were looked at.
+    pub walked: usize,
 }
 
 /// The siblings inside one container.

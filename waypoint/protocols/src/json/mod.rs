@@ -5,8 +5,7 @@ mod document;
 mod strict;
 mod text;
 
-pub use document::{Document, Elements, Members, Shape, Value};
+pub use document::{Document, Elements, LookedUp, Members, Shape, Value};
 pub use strict::{Bounds, JsonError};
 
-pub(crate) use decimal::canonical;
-pub(crate) use text::{folds_to, is_twin, plain_run, quote};
+pub(crate) use text::{is_twin, plain_run, quote};

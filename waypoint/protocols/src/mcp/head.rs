@@ -1,6 +1,6 @@
 //! What the head of an HTTP request says, and what it alone refuses.
 
-use crate::facts::{FactKey, Facts, Kind, Plain, Truth, tell};
+use crate::facts::{FactKey, Facts, Given, Kind, Plain, Truth, tell};
 use crate::http::{Media, accepts_event_stream, is_coded, media_type, single};
 use crate::reply::Malformed;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
@@ -147,6 +147,10 @@ impl Facts for HeadFacts<'_> {
             | FactKey::Argument(_)
             | FactKey::ToolHint(_) => Truth::No,
         }
+    }
+
+    fn arguments(&self) -> Given<'_> {
+        if self.0.kind == HeadKind::Message { Given::NotYet } else { Given::Nothing }
     }
 }
 

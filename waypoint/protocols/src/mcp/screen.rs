@@ -1,7 +1,7 @@
 //! Answers without the entries that the peer may not call: found by shape, edited in place.
 
 use super::subject::Target;
-use crate::facts::{FactKey, Facts, Kind, Truth, tell};
+use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
 use crate::json::{Document, Shape, Value, is_twin};
 use crate::limits::Limits;
 use crate::sse::{Cutter, Piece, TooLong, lines};
@@ -97,6 +97,14 @@ impl Facts for Entry<'_> {
             FactKey::Argument(_) if !matches!(self.target, Target::Tool(_) | Target::Prompt(_)) => Truth::No,
             FactKey::Argument(_) | FactKey::Session | FactKey::ProtocolVersion => Truth::NotYet,
             FactKey::ToolHint(_) => Truth::No,
+        }
+    }
+
+    fn arguments(&self) -> Given<'_> {
+        if matches!(self.target, Target::Tool(_) | Target::Prompt(_)) {
+            Given::NotYet
+        } else {
+            Given::Nothing
         }
     }
 

@@ -1,7 +1,7 @@
 //! What one message asks for, as facts.
 
-use crate::facts::{FactKey, Facts, Kind, Truth, tell};
-use crate::json::{Document, Shape, Value, canonical, folds_to};
+use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
+use crate::json::{Document, Shape, Value};
 use crate::uri::template_prefix;
 use ::http::HeaderValue;
 use std::borrow::Cow;
@@ -119,6 +119,10 @@ impl Facts for Subject<'_> {
         }
     }
 
+    fn arguments(&self) -> Given<'_> {
+        self.arguments.as_ref().map_or(Given::Nothing, |a| Given::Object(a.document.at(a.place)))
+    }
+
     fn known_prefix(&self, key: &FactKey) -> Option<&str> {
         self.target.known_prefix(key)
     }
@@ -129,29 +133,15 @@ impl Arguments<'_> {
         let mut value = self.document.at(self.place);
         let mut doubtful = false;
         for segment in path {
-            let (found, twin) = look_up(value, segment);
-            doubtful |= twin;
-            match found {
+            let looked = value.look_up(segment);
+            doubtful |= looked.has_twin;
+            match looked.found {
                 Some(inner) => value = inner,
                 None => return if doubtful { Truth::NotYet } else { Truth::No },
             }
         }
         if doubtful { Truth::NotYet } else { ask_value(value, test) }
     }
-}
-
-/// The member under `key`, and whether there is another that a reader which ignores case would take for it.
-fn look_up<'d, 'b>(object: Value<'d, 'b>, key: &str) -> (Option<Value<'d, 'b>>, bool) {
-    let mut found = None;
-    let mut twin = false;
-    for (name, value) in object.members() {
-        if name == key {
-            found = Some(value);
-        } else {
-            twin |= folds_to(&name, key);
-        }
-    }
-    (found, twin)
 }
 
 fn ask_value(value: Value<'_, '_>, test: &mut dyn FnMut(&str) -> bool) -> Truth {
@@ -176,7 +166,7 @@ fn ask_scalar(value: Value<'_, '_>, test: &mut dyn FnMut(&str) -> bool) -> Truth
     match value.shape() {
         Shape::String => tell(value.as_str().as_deref(), test),
         Shape::Bool => tell(Some(value.raw()), test),
-        Shape::Number => match canonical(value.raw()) {
+        Shape::Number => match value.as_decimal() {
             Some(decimal) => tell(Some(&decimal), test),
             None => Truth::NotYet,
         },

@@ -36,6 +36,9 @@ const FACTS: &str = "experimental.envoy.filters.";
 /// Filters whose facts this waypoint's readers tell.
 const FILTERS: [&str; 2] = ["http.mcp", "http.a2a"];
 
+/// What the key of an expression begins with; its value is `true` or `false`.
+const CONDITION: &str = "cel:";
+
 /// Translates one condition; `path` is where it stands. After an error the tree means nothing.
 pub(super) fn translate(
     written: &WrittenCondition,
@@ -73,6 +76,9 @@ impl Key<'_> {
             Key::Attribute(read) => return read(text, context),
             Key::Header(name) => Test::Header { name: name.clone(), value: header_value(text) },
             Key::Claim(path) => Test::Claim { path: path.clone(), value: StringMatch::parse(text) },
+            Key::Fact(_, key) if key.starts_with(CONDITION) && text != "true" && text != "false" => {
+                return Err(format!("`{text}` is no answer of a condition: write \"true\" or \"false\""));
+            }
             Key::Fact(filter, key) => Test::Fact {
                 filter: (*filter).to_owned(),
                 key: (*key).to_owned(),
@@ -257,6 +263,11 @@ mod tests {
             ("{key: 'experimental.envoy.filters.http.lua[x]', values: [a]}", "w.key"),
             ("{key: 'experimental.envoy.filters.http.mcp[]', values: [a]}", "w.key"),
             ("{key: 'experimental.envoy.filters.http.mcp[tool', values: [a]}", "w.key"),
+            ("{key: 'experimental.envoy.filters.http.mcp[cel: a]', values: ['yes']}", "w.values[0]"),
+            (
+                "{key: 'experimental.envoy.filters.http.mcp[cel: a]', notValues: ['true', '*']}",
+                "w.notValues[1]",
+            ),
             ("{key: source.namespace}", "w"),
             ("{key: source.namespace, values: []}", "w.values"),
             ("{key: source.ip, notValues: [x]}", "w.notValues[0]"),
