@@ -247,6 +247,7 @@ impl Echo {
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 connections.spawn(echo(tcp, greeting));
+                while connections.try_join_next().is_some() {}
             }
         });
         Ok(Self { address, task: task.abort_handle() })

@@ -19,10 +19,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 /// Pause between two events of the endless stream.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long it takes for an answer to `/slow`.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A running application. It and its connections end when this is dropped.
 pub struct App {
@@ -122,6 +125,9 @@ async fn respond(
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let seen = Seen { method: head.method, uri: head.uri, headers: head.headers, body, connection: 0 };
+    if seen.uri.path() == "/slow" {
+        sleep(SLOW).await;
+    }
     Ok(sessions.answer(&seen).unwrap_or_else(|| answer(&seen)))
 }
 

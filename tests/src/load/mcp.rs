@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Frame;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::interval;
 
@@ -21,13 +22,17 @@ const REVISION: &str = "2025-06-18";
 
 /// A server's sessions. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Sessions(Arc<Mutex<Vec<String>>>);
+pub struct Sessions(Arc<Mutex<BTreeSet<String>>>);
 
 impl Sessions {
-    /// All that were opened, by the server's own ids.
+    /// All that were opened and not ended, by the server's own ids.
     #[must_use]
     pub fn opened(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ids().iter().cloned().collect()
+    }
+
+    fn ids(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers requests for `/mcp`; `None` for others.
@@ -42,10 +47,14 @@ impl Sessions {
             return Some(self.open(seen));
         }
         let named = seen.headers.get(SESSION).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        if !self.opened().iter().any(|opened| opened == named) {
+        if !self.ids().contains(named) {
             return Some(upstream::text(StatusCode::NOT_FOUND, "no such session"));
         }
         Some(match method {
+            None if seen.method == Method::DELETE => {
+                self.ids().remove(named);
+                accepted()
+            }
             None if seen.method == Method::GET => notices(),
             Some("tools/call") => {
                 let text = message.pointer("/params/arguments/text").cloned().unwrap_or_default();
@@ -67,7 +76,7 @@ impl Sessions {
         if let Ok(value) = id.parse() {
             response.headers_mut().insert(SESSION, value);
         }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.ids().insert(id);
         response
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Churned {
     pub certificates: u64,
     /// Applications of endpoints ended and started anew.
     pub restarts: u64,
+    /// Pods, or applications of pods, that died.
+    pub deaths: u64,
 }
 
 /// Who changes it.
@@ -61,7 +63,7 @@ impl Churn {
     /// Changes everything until then, and tells what was changed.
     pub(super) async fn run_until(&self, end: Instant) -> Result<Churned> {
         let (changes, restarts) = tokio::try_join!(self.change_until(end), self.restart_until(end))?;
-        Ok(Churned { configurations: changes, certificates: changes, restarts })
+        Ok(Churned { configurations: changes, certificates: changes, restarts, deaths: 0 })
     }
 
     /// What it stands in, without the source.

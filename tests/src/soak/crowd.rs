@@ -1,6 +1,7 @@
 //! All callers of a soak. One that fails is counted, and asks on.
 
 use super::callers::{Aborting, Denied, DeniedStream, DeniedTool, NewSessions};
+use super::frail::{BreakingBytes, BreakingEvents, BriefBytes, Frail, Lost, SlowPosts};
 use crate::load::site::{GRPC, HTTP, MCP, STEADY, STEADY_TCP, Site, TCP};
 use crate::load::{
     Both, Caller, Calls, Echoed, Fresh, FreshBytes, Grpc, Kept, Listens, Lists, Posted, Ticks, Way,
@@ -16,13 +17,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Pause between two questions of a caller: some hundred questions a second altogether.
 const PACE: Duration = Duration::from_millis(25);
 
+/// Of those who only listen: events come at a pace of their own, and who reads them more slowly hears of a break late.
+const NO_PACE: Duration = Duration::from_millis(1);
+
 /// Of new tunnels: a handshake costs more than a request.
 const SLOW_PACE: Duration = Duration::from_millis(250);
+
+/// Who may lose questions with an answer that the waypoint counts.
+pub(super) const POSTS: &str = "frail posts";
 
 /// Failures that are told with their cause.
 const TOLD: usize = 20;
@@ -32,6 +39,8 @@ const TOLD: usize = 20;
 pub(super) struct Answers {
     /// As they should be.
     pub good: u64,
+    /// Lost with a pod that died, and told so.
+    pub lost: u64,
     /// Otherwise.
     pub failed: u64,
 }
@@ -39,11 +48,13 @@ pub(super) struct Answers {
 #[derive(Default)]
 struct Counts {
     good: AtomicU64,
+    lost: AtomicU64,
     failed: AtomicU64,
 }
 
 /// The callers at work.
 pub(super) struct Crowd {
+    begun: Instant,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     counts: Vec<(&'static str, Arc<Counts>)>,
@@ -52,7 +63,11 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// Sends them all to the waypoint. Returns the source of most of them too, whose certificate is to be renewed.
-    pub(super) async fn start(site: &Site, portcullis: &Portcullis) -> Result<(Self, Outbound)> {
+    pub(super) async fn start(
+        site: &Site,
+        frail: &Frail,
+        portcullis: &Portcullis,
+    ) -> Result<(Self, Outbound)> {
         let ca = site.setup.ca.clone();
         let hbone = portcullis.address("hbone")?;
         let waypoint = ca.id(NAMESPACE, "waypoint");
@@ -69,28 +84,47 @@ impl Crowd {
         crowd.add("grpc both ways", PACE, Both::new(&way(GRPC), 3));
         crowd.add("mcp calls", PACE, Calls::new(&way(MCP), &session));
         crowd.add("mcp lists", PACE, Lists::new(&way(MCP), &session));
-        crowd.add("mcp events", PACE, Listens::new(&way(MCP), &session));
+        crowd.add("mcp events", NO_PACE, Listens::new(&way(MCP), &session));
         crowd.add("mcp sessions", SLOW_PACE, NewSessions(way(MCP)));
         crowd.add("mcp denied", PACE, DeniedTool { client: Kept::new(&way(MCP)), session });
-        crowd.add("events", PACE, Ticks::open(&held(STEADY)).await?);
+        crowd.add("events", NO_PACE, Ticks::open(&held(STEADY)).await?);
         crowd.add("bytes", PACE, Echoed::open(&held(STEADY_TCP)).await?);
         crowd.add("bytes new", PACE, FreshBytes(way(TCP)));
         crowd.add("denied", PACE, Denied(Kept::new(&way(HTTP))));
         crowd.add("denied stream", PACE, DeniedStream { ztunnel: stranger, authority: site.at(TCP) });
         crowd.add("aborting", PACE, Aborting { way: way(STEADY), turn: 0 });
         crowd.add("new tunnels", SLOW_PACE, Fresh(Way::anew(&renewed, &site.at(HTTP))));
+        crowd.ask_the_frail(frail, &renewed, &lasting);
         Ok((crowd, renewed))
+    }
+
+    /// Those who ask pods that die. All but what may be lost must be answered as everywhere.
+    fn ask_the_frail(&mut self, frail: &Frail, renewed: &Outbound, lasting: &Outbound) {
+        let http = Way::pooled(renewed, &frail.http());
+        let held = |authority: &str| Way::pooled(lasting, authority);
+        let excuses = || frail.excuses();
+        self.add("frail gets", PACE, Kept::new(&http));
+        self.add("frail gets new", PACE, Fresh(http.clone()));
+        let brief = BriefBytes { way: Way::pooled(renewed, &frail.tcp()), excuses: excuses() };
+        self.add("frail bytes new", PACE, brief);
+        self.add(POSTS, PACE, SlowPosts { client: Kept::new(&http), excuses: excuses() });
+        let events = BreakingEvents { way: held(&frail.http()), open: None, excuses: excuses() };
+        self.add("frail events", NO_PACE, events);
+        let bytes = BreakingBytes { way: held(&frail.tcp()), open: None, excuses: excuses() };
+        self.add("frail bytes", PACE, bytes);
     }
 
     fn empty() -> Self {
         let (stop, _) = watch::channel(false);
-        Self { stop, tasks: JoinSet::new(), counts: Vec::new(), failures: Arc::default() }
+        let begun = Instant::now();
+        Self { begun, stop, tasks: JoinSet::new(), counts: Vec::new(), failures: Arc::default() }
     }
 
     fn add(&mut self, name: &'static str, pace: Duration, mut caller: impl Caller) {
         let (count, failures, stopped) =
             (Arc::<Counts>::default(), self.failures.clone(), self.stop.subscribe());
         self.counts.push((name, count.clone()));
+        let begun = self.begun;
         self.tasks.spawn(async move {
             let mut pace = interval(pace);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -98,11 +132,15 @@ impl Crowd {
                 pace.tick().await;
                 match caller.ask().await {
                     Ok(()) => drop(count.good.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) if error.is::<Lost>() => drop(count.lost.fetch_add(1, Ordering::Relaxed)),
                     Err(error) => {
                         count.failed.fetch_add(1, Ordering::Relaxed);
                         let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                         if failures.len() < TOLD {
-                            failures.push(format!("{name}: {error:#}"));
+                            let failure =
+                                format!("{name}, {:.1} s: {error:#}", begun.elapsed().as_secs_f64());
+                            println!("{failure}");
+                            failures.push(failure);
                         }
                     }
                 }
@@ -114,7 +152,8 @@ impl Crowd {
     pub(super) fn answers(&self) -> Vec<(&'static str, Answers)> {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let one = |(name, count): &(_, Arc<Counts>)| {
-            (*name, Answers { good: load(&count.good), failed: load(&count.failed) })
+            let (good, lost, failed) = (load(&count.good), load(&count.lost), load(&count.failed));
+            (*name, Answers { good, lost, failed })
         };
         self.counts.iter().map(one).collect()
     }

@@ -1,19 +1,19 @@
 //! What a soak has shown.
 
 use super::churn::Churned;
-use super::crowd::Answers;
-use super::watch::{Idle, Sample, Watch, mebibytes};
+use super::crowd::{Answers, POSTS};
+use super::watch::{Idle, MEBIBYTE, Sample, Watch, mebibytes};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Memory may grow by so much between the first and the last quarter after the warm-up: what allocators and tables of a busy
-/// process move by. A leak of 50 bytes a request is beyond it in two minutes.
-const GROWTH: u64 = 3 << 20;
+/// Memory may grow by so much in the second half, whatever its length: what the allocator's heaps still move by. Some 600
+/// questions are answered a second, so a leak of 30 bytes a question is beyond it in two minutes, and of 3 bytes in twenty-five.
+const GROWTH: f64 = MEBIBYTE;
 
 /// Descriptors may differ by so many: a scrape of the metrics that is just open, a pool that made one more connection.
 pub(super) const MORE_DESCRIPTORS: usize = 2;
-const BUSY_DESCRIPTORS: usize = 20;
+const BUSY_DESCRIPTORS: f64 = 20.0;
 
 /// The result of a soak.
 #[derive(Debug, Serialize)]
@@ -23,18 +23,21 @@ pub struct Report {
     seconds: u64,
     answers: BTreeMap<&'static str, Answers>,
     changes: Churned,
-    memory: Quarters<u64>,
-    descriptors: Quarters<usize>,
+    memory: Trend,
+    descriptors: Trend,
     descriptors_at_start: usize,
     idle: Idle,
     samples: Vec<Sample>,
 }
 
-/// Medians of the first and the last quarter of what was seen after the warm-up, and the growth between them by the hour.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Quarters<T> {
-    first: T,
-    last: T,
+/// How something went in the second half of the run. The first half is the warm-up: the allocator's heaps come to the size of
+/// what was ever in use at one time, and never give it back.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Trend {
+    /// Median of the half.
+    median: f64,
+    /// From the half's begin to its end, by its slope.
+    growth: f64,
     growth_per_hour: f64,
 }
 
@@ -48,11 +51,10 @@ impl Report {
         told: &[String],
         code: Option<i32>,
     ) -> Self {
-        let warm = watch.samples.get(watch.samples.len() / 3..).unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
-        let memory = quarters(warm, |sample| sample.resident_bytes, |bytes| bytes as f64);
+        let memory = trend(&watch.samples, |sample| sample.resident_bytes as f64);
         #[expect(clippy::cast_precision_loss, reason = "descriptors of one process")]
-        let descriptors = quarters(warm, |sample| sample.descriptors, |count| count as f64);
+        let descriptors = trend(&watch.samples, |sample| sample.descriptors as f64);
         let mut faults = failures;
         let mut must = |holds: bool, fault: String| {
             if !holds {
@@ -63,15 +65,22 @@ impl Report {
             must(answers.failed == 0, format!("{name}: {} questions failed", answers.failed));
             must(answers.good > 0, format!("{name}: no question was answered"));
         }
-        let grown = memory.last.saturating_sub(memory.first);
-        must(grown <= GROWTH, format!("memory grew by {:.1} MiB", mebibytes(grown)));
-        let more = descriptors.last.saturating_sub(descriptors.first);
-        must(more <= BUSY_DESCRIPTORS, format!("{more} more descriptors under the same load"));
+        let grown = memory.growth;
+        must(grown <= GROWTH, format!("memory grew by {:.1} MiB in the second half", grown / MEBIBYTE));
+        let more = descriptors.growth;
+        must(more <= BUSY_DESCRIPTORS, format!("{more:.0} more descriptors under the same load"));
         for (gauge, value) in &idle.gauges {
             must(*value <= 0.0, format!("{gauge} is {value} when nobody is there"));
         }
         let left = idle.descriptors.saturating_sub(watch.descriptors);
         must(left <= MORE_DESCRIPTORS, format!("{left} descriptors are left over"));
+        let lost: u64 = answers.iter().map(|(_, answers)| answers.lost).sum();
+        must(lost > 0 || changes.deaths == 0, "nothing was lost with the pods that died".into());
+        must(idle.failed <= 0.0, format!("{} more requests failed, says the waypoint", idle.failed));
+        let posts = answers.iter().find(|(name, _)| *name == POSTS).map_or(0, |(_, answers)| answers.lost);
+        #[expect(clippy::cast_precision_loss, reason = "requests of minutes")]
+        let apart = (idle.lost - posts as f64).abs();
+        must(apart < 0.5, format!("{posts} posts were lost, and the waypoint says {}", idle.lost));
         must(idle.lines_dropped <= 0.0, format!("{} log lines were dropped", idle.lines_dropped));
         must(code == Some(0), format!("the waypoint ended with {code:?}"));
         let errors = told.iter().filter(|line| line.contains(" ERROR ") || line.contains("panicked"));
@@ -93,41 +102,44 @@ impl Report {
     #[must_use]
     pub fn shown(&self) -> String {
         let answered: u64 = self.answers.values().map(|answers| answers.good).sum();
-        let Churned { configurations, certificates, restarts } = self.changes;
+        let lost: u64 = self.answers.values().map(|answers| answers.lost).sum();
+        let Churned { configurations, certificates, restarts, deaths } = self.changes;
         format!(
-            "{answered} questions answered in {} s; {configurations} configurations, {certificates} certificates, {restarts} restarts\n\
-             memory {:.1} MiB, later {:.1} MiB, idle {:.1} MiB; descriptors {}, later {}, idle {} (at the start {})",
+            "{answered} questions answered in {} s, {lost} lost with pods that died; {configurations} configurations, \
+             {certificates} certificates, {restarts} restarts, {deaths} deaths\n\
+             second half: memory {:.1} MiB, growing by {:.2} MiB ({:.1} an hour), descriptors {}, growing by {:.1}\n\
+             idle: memory {:.1} MiB, descriptors {} (at the start {}); this process was late by {:.0} ms at most",
             self.seconds,
-            mebibytes(self.memory.first),
-            mebibytes(self.memory.last),
+            self.memory.median / MEBIBYTE,
+            self.memory.growth / MEBIBYTE,
+            self.memory.growth_per_hour / MEBIBYTE,
+            self.descriptors.median,
+            self.descriptors.growth,
             mebibytes(self.idle.resident_bytes),
-            self.descriptors.first,
-            self.descriptors.last,
             self.idle.descriptors,
             self.descriptors_at_start,
+            self.samples.iter().map(|sample| sample.late_seconds).fold(0.0, f64::max) * 1000.0,
         )
     }
 }
 
-fn quarters<T: Ord + Copy + Default>(
-    samples: &[Sample],
-    of: impl Fn(&Sample) -> T,
-    number: impl Fn(T) -> f64,
-) -> Quarters<T> {
-    let quarter = samples.len().div_ceil(4);
-    let (early, late) = (
-        samples.get(..quarter).unwrap_or_default(),
-        samples.get(samples.len() - quarter..).unwrap_or_default(),
-    );
-    let (first, last) = (median(early.iter().map(&of)), median(late.iter().map(&of)));
-    let middle = |samples: &[Sample]| samples.get(samples.len() / 2).map_or(0.0, |sample| sample.seconds);
-    let hours = (middle(late) - middle(early)).max(1.0) / 3600.0;
-    Quarters { first, last, growth_per_hour: (number(last) - number(first)) / hours }
+/// The second half. Each sample is compared with the one a quarter of the run later, and the median of these slopes is the
+/// slope, so that neither a spike nor a single step makes one.
+fn trend(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Trend {
+    let (_, half) = samples.split_at(samples.len() / 2);
+    let (early, late) = half.split_at(half.len() / 2);
+    let slopes = early.iter().zip(late).map(|(one, other)| {
+        let seconds = other.seconds - one.seconds;
+        if seconds > 0.0 { (of(other) - of(one)) / seconds } else { 0.0 }
+    });
+    let slope = median(slopes);
+    let lasted = half.first().zip(half.last()).map_or(0.0, |(first, last)| last.seconds - first.seconds);
+    Trend { median: median(half.iter().map(of)), growth: slope * lasted, growth_per_hour: slope * 3600.0 }
 }
 
-fn median<T: Ord + Copy + Default>(values: impl Iterator<Item = T>) -> T {
-    let mut values: Vec<T> = values.collect();
-    values.sort_unstable();
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
@@ -135,29 +147,52 @@ fn median<T: Ord + Copy + Default>(values: impl Iterator<Item = T>) -> T {
 mod tests {
     use super::*;
 
-    fn samples(bytes: impl Iterator<Item = u64>) -> Vec<Sample> {
-        let sample = |(at, resident_bytes): (u32, u64)| Sample {
+    /// The trend of a look each second.
+    fn seen(bytes: impl Fn(u32) -> u32) -> Trend {
+        let sample = |at: u32| Sample {
             seconds: f64::from(at),
-            resident_bytes,
+            resident_bytes: bytes(at).into(),
             descriptors: 9,
+            late_seconds: 0.0,
         };
-        (0..).zip(bytes).map(sample).collect()
+        let samples: Vec<_> = (0..1000).map(sample).collect();
+        trend(&samples, |sample| sample.resident_bytes as f64)
+    }
+
+    /// Below 1000, and without a pattern (the finalizer of MurmurHash3).
+    fn noise(at: u32) -> u32 {
+        let mixed = (at ^ (at >> 16)).wrapping_mul(0x85eb_ca6b);
+        let mixed = (mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35);
+        (mixed ^ (mixed >> 16)) % 1000
     }
 
     #[test]
-    fn growth_is_told_by_the_hour_and_a_spike_is_none() {
-        let seen = samples((0..100).map(|at| 1000 + at * 10));
-        let memory = quarters(&seen, |sample| sample.resident_bytes, |bytes| bytes as f64);
-        assert_eq!((memory.first, memory.last), (1120, 1870));
+    fn growth_is_told_for_the_second_half_and_by_the_hour() {
+        let memory = seen(|at| 1000 + at * 10);
+        assert!((memory.growth - 4990.0).abs() < 1.0, "{memory:?}");
         assert!((memory.growth_per_hour - 36_000.0).abs() < 1.0, "{memory:?}");
-        let spiky = samples((0..100).map(|at| if at % 20 == 19 { 90_000 } else { 1000 }));
-        let memory = quarters(&spiky, |sample| sample.resident_bytes, |bytes| bytes as f64);
-        assert_eq!((memory.first, memory.last), (1000, 1000));
+        assert!((memory.median - 8500.0).abs() < 1.0, "{memory:?}");
+    }
+
+    #[test]
+    fn neither_the_warm_up_nor_a_spike_nor_noise_is_growth() {
+        let warm_up = seen(|at| if at < 400 { at * 1000 } else { 400_000 });
+        let spikes = seen(|at| if at % 20 == 19 { 900_000 } else { 1000 });
+        let noise = seen(|at| 1_000_000 + noise(at));
+        for memory in [warm_up, spikes, noise] {
+            assert!(memory.growth.abs() < 500.0, "{memory:?}");
+        }
+    }
+
+    #[test]
+    fn a_slow_leak_below_noise_is_growth() {
+        let memory = seen(|at| 1_000_000 + at * 4 + noise(at));
+        assert!((1000.0..3000.0).contains(&memory.growth), "{memory:?}");
     }
 
     #[test]
     fn nothing_seen_is_no_growth() {
-        let memory = quarters(&[], |sample| sample.resident_bytes, |bytes| bytes as f64);
-        assert_eq!((memory.first, memory.last), (0, 0));
+        let memory = trend(&[], |sample| sample.resident_bytes as f64);
+        assert_eq!((memory.median, memory.growth), (0.0, 0.0));
     }
 }

@@ -1,6 +1,7 @@
 //! Looks at the waypoint from outside: memory, descriptors, its own gauges.
 
-use super::crowd::Crowd;
+use super::crowd::{Answers, Crowd};
+use super::frail;
 use crate::portcullis::{Metrics, Portcullis};
 use crate::wait;
 use anyhow::Result;
@@ -12,8 +13,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const LOOK: Duration = Duration::from_secs(1);
 const LINE: usize = 5;
 
+/// How often it is seen in between whether this process itself comes to its turn in time.
+const BEATS: u32 = 20;
+
 /// Gauges that are zero when nobody is there.
 const GAUGES: [&str; 3] = ["portcullis_tunnels", "portcullis_streams", "portcullis_upstream_connections"];
+
+/// Answers by which the waypoint says that something failed, its own and those that it passes on.
+const FAILED: [&str; 4] = ["500", "502", "503", "504"];
+
+/// How Istio flags a request that was lost with its endpoint: the connection broke, or there was none.
+const GONE: [&str; 2] = ["UC", "UF"];
 
 /// What was seen in one look.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -24,6 +34,9 @@ pub(super) struct Sample {
     pub resident_bytes: u64,
     /// Open files, sockets and pipes.
     pub descriptors: usize,
+    /// How late this process came to its turn at most since the look before: what else the machine has to do. Certificates of
+    /// seconds cannot be left in time on a machine that stands still for a second.
+    pub late_seconds: f64,
 }
 
 /// What is left when everybody has gone.
@@ -39,6 +52,10 @@ pub(super) struct Idle {
     pub lines_dropped: f64,
     /// Newest configuration.
     pub generation: f64,
+    /// Requests that the waypoint counted as lost with a pod that died.
+    pub lost: f64,
+    /// All others that it counted as failed.
+    pub failed: f64,
 }
 
 /// The looks so far.
@@ -61,12 +78,16 @@ impl Watch {
         portcullis: &Portcullis,
         crowd: &Crowd,
     ) -> Result<()> {
-        let mut pace = interval(LOOK);
+        let mut pace = interval(LOOK / BEATS);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pace.tick().await;
         while Instant::now() < end {
-            pace.tick().await;
+            let mut late = Duration::ZERO;
+            for _ in 0..BEATS {
+                late = late.max(pace.tick().await.elapsed());
+            }
             let sample = Sample {
+                late_seconds: late.as_secs_f64(),
                 seconds: self.begun.elapsed().as_secs_f64(),
                 resident_bytes: portcullis.resident_bytes()?,
                 descriptors: portcullis.descriptors()?,
@@ -81,16 +102,17 @@ impl Watch {
 
     fn tell(&self, sample: Sample, scrape: &Metrics, crowd: &Crowd) {
         let answers = crowd.answers();
-        let (good, failed) =
-            answers.iter().fold((0, 0), |(good, failed), (_, one)| (good + one.good, failed + one.failed));
+        let sum = |of: fn(&Answers) -> u64| answers.iter().map(|(_, one)| of(one)).sum::<u64>();
+        let (good, lost, failed) = (sum(|one| one.good), sum(|one| one.lost), sum(|one| one.failed));
         println!(
-            "{:6.0} s  {good:8} answered  {failed:4} failed  {:6.1} MiB  {:4} descriptors  {:3} tunnels  {:4} streams  generation {}",
+            "{:6.0} s  {good:8} answered  {lost:4} lost  {failed:4} failed  {:6.1} MiB  {:4} descriptors  {:3} tunnels  {:4} streams  generation {}  late {:.0} ms",
             sample.seconds,
             mebibytes(sample.resident_bytes),
             sample.descriptors,
             scrape.sum("portcullis_tunnels", &[]),
             scrape.sum("portcullis_streams", &[]),
             scrape.sum("portcullis_config_generation", &[]),
+            sample.late_seconds * 1000.0,
         );
     }
 
@@ -105,19 +127,36 @@ impl Watch {
         })
         .await;
         let scrape = portcullis.metrics().await?;
+        let lost = lost(&scrape);
         Ok(Idle {
             gauges: GAUGES.iter().map(|name| (*name, scrape.sum(name, &[]))).collect(),
             descriptors: portcullis.descriptors()?,
             resident_bytes: portcullis.resident_bytes()?,
             lines_dropped: scrape.sum("portcullis_log_lines_dropped_total", &[]),
             generation: scrape.sum("portcullis_config_generation", &[]),
+            lost,
+            failed: failed(&scrape, &[]) - lost,
         })
     }
 }
+
+/// Requests to [`frail`] that failed because their endpoint was gone.
+fn lost(scrape: &Metrics) -> f64 {
+    let flagged = |flag| [("destination_service_name", frail::NAME), ("response_flags", flag)];
+    GONE.into_iter().map(|flag| failed(scrape, &flagged(flag))).sum()
+}
+
+fn failed(scrape: &Metrics, labels: &[(&str, &str)]) -> f64 {
+    let answered = |code| scrape.sum("istio_requests_total", &[labels, &[("response_code", code)]].concat());
+    FAILED.into_iter().map(answered).sum()
+}
+
+/// In bytes.
+pub(super) const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// For people.
 pub(super) fn mebibytes(bytes: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
     let bytes = bytes as f64;
-    bytes / (1 << 20) as f64
+    bytes / MEBIBYTE
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 /// A CONNECT that reached the pod.
@@ -53,7 +53,7 @@ pub struct Inbound {
     /// Where it listens: the pod's address and port 15008.
     pub address: SocketAddr,
     shared: Arc<Shared>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 struct Shared {
@@ -106,7 +106,7 @@ impl Inbound {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new(acceptor(identity, roots)?));
         let task = tokio::spawn(accept_all(listener, shared.clone()));
-        Ok(Self { address, shared, task: task.abort_handle() })
+        Ok(Self { address, shared, task })
     }
 
     /// Accepts with this identity from now on; what is open stays.
@@ -129,6 +129,13 @@ impl Inbound {
     /// Tells every open connection to take no more streams (GOAWAY) and to end when its streams have.
     pub fn goaway(&self) {
         self.shared.goaway.send_modify(|count| *count += 1);
+    }
+
+    /// Ends it as a killed process ends, with all its connections and without a word to anybody; its address is free then.
+    pub async fn end(mut self) {
+        self.task.abort();
+        // It has been told to end, and that is how it ends.
+        let _ = (&mut self.task).await;
     }
 
     /// The CONNECTs so far.

@@ -181,6 +181,18 @@ fn what_was_tried_is_picked_again_only_when_there_is_no_other() {
 }
 
 #[test]
+fn another_attempt_rather_goes_to_what_was_ejected_than_to_what_failed_just_now() {
+    let cluster = Mesh::bounded(1).cluster(&[("a", HERE, true), ("b", FAR, true), ("down", HERE, false)]);
+    let (a, b) = (endpoint(&cluster, "a"), endpoint(&cluster, "b"));
+    eject(&cluster, "b");
+    assert_eq!(picked(&cluster, &[]), ["a"]);
+    assert_eq!(picked(&cluster, std::slice::from_ref(&a)), ["b"]);
+    assert_eq!(picked(&cluster, &[a, Arc::clone(&b)]), ["a"], "what is well, when all were tried");
+    let _held = b.state.health.start(1);
+    assert_eq!(picked(&cluster, &[endpoint(&cluster, "a")]), ["a"], "the other is full");
+}
+
+#[test]
 fn a_full_endpoint_spills_over_and_a_full_service_is_overloaded() {
     let cluster = Mesh::bounded(1).cluster(&[("a", HERE, true), ("b", FAR, true)]);
     let one = || cluster.pick(&Pick::default(), &[], NOW);

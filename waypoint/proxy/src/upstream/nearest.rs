@@ -23,21 +23,21 @@ impl Nearest {
     }
 
     /// Chooses among the ready ones. Ejected endpoints are left out unless all are ejected (then none is better than
-    /// another). `tried` are left out while there are others.
+    /// another). `tried` are left out while there are others, be they ejected: what was ejected a while ago may be well
+    /// again, and what failed just now is not.
     pub(super) fn pick(&self, tried: &[Arc<Endpoint>], now: u64) -> Result<Picked, UpstreamError> {
         let mut ready = self.endpoints().filter(|endpoint| endpoint.ready).peekable();
         if ready.peek().is_none() {
             return Err(UpstreamError::NoEndpoint);
         }
         let all_ejected = ready.all(|endpoint| endpoint.is_ejected(now));
-        let usable = |endpoint: &Endpoint| {
-            let has_room = endpoint.active() < endpoint.terms.endpoint_requests;
-            endpoint.ready && (all_ejected || !endpoint.is_ejected(now)) && has_room
-        };
-        let untried = |endpoint: &Endpoint| !tried.iter().any(|other| other.is_same(endpoint));
-        let first = self.0.iter().find_map(|tier| choose(tier, |it| usable(it) && untried(it)));
-        let again = || self.0.iter().find_map(|tier| choose(tier, usable));
-        first.or_else(again).ok_or(UpstreamError::Overloaded)
+        let has_room = |it: &Endpoint| it.ready && it.active() < it.terms.endpoint_requests;
+        let usable = |it: &Endpoint| has_room(it) && (all_ejected || !it.is_ejected(now));
+        let untried = |it: &Endpoint| !tried.iter().any(|other| other.is_same(it));
+        let one_of = |fits: &dyn Fn(&Endpoint) -> bool| self.0.iter().find_map(|tier| choose(tier, fits));
+        let first = one_of(&|it| usable(it) && untried(it));
+        let ejected = || if tried.is_empty() { None } else { one_of(&|it| has_room(it) && untried(it)) };
+        first.or_else(ejected).or_else(|| one_of(&usable)).ok_or(UpstreamError::Overloaded)
     }
 }
 

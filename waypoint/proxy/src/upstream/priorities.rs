@@ -24,7 +24,8 @@ pub(super) struct Priorities {
 enum Panic {
     /// With a smaller share of healthy endpoints than this, percent, also those that are not ready are used; 0: never.
     Below(usize),
-    /// When all ready ones are ejected: then none is better than another.
+    /// When all ready ones are ejected: then none is better than another. And for another attempt, when the only others are
+    /// ejected: what was ejected a while ago may be well again, and what failed just now is not.
     AllEjected,
 }
 
@@ -86,8 +87,14 @@ impl Priorities {
         let panics = |level: &Level| self.panics(level, &choice, total);
         let in_order = || first.into_iter().chain(self.levels.iter());
         let untried = in_order().find_map(|level| level.choose(&choice, panics(level), true));
-        let picked =
-            untried.or_else(|| in_order().find_map(|level| level.choose(&choice, panics(level), false)));
+        let ejected = || match self.panic {
+            Panic::AllEjected if !tried.is_empty() => {
+                in_order().find_map(|level| level.choose(&choice, Panicking::Ejected, true))
+            }
+            Panic::AllEjected | Panic::Below(_) => None,
+        };
+        let again = || in_order().find_map(|level| level.choose(&choice, panics(level), false));
+        let picked = untried.or_else(ejected).or_else(again);
         picked.ok_or_else(|| {
             let any = self.levels.iter().any(|level| level.usable(&choice, panics(level)) > 0);
             if any { UpstreamError::Overloaded } else { UpstreamError::NoEndpoint }

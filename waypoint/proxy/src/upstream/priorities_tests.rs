@@ -277,6 +277,21 @@ fn the_process_rule_uses_ejected_endpoints_when_no_other_is_left_but_never_the_u
 }
 
 #[test]
+fn another_attempt_goes_to_what_was_ejected_unless_the_cluster_says_when_to_panic() {
+    let picked_after_one = |outlier| {
+        let cluster = watched(outlier, vec![at(1), at(2)]);
+        let endpoints: Vec<_> = cluster.endpoints().map(Arc::clone).collect();
+        for _ in 0..5 {
+            endpoints[1].terms.note(&endpoints[1].state.health, Outcome::NoAnswer, NOW);
+        }
+        assert!(endpoints[1].is_ejected(NOW) && !endpoints[0].is_ejected(NOW));
+        octet(&cluster.pick(&Pick::default(), &endpoints[..1], NOW).unwrap().endpoint)
+    };
+    assert_eq!(picked_after_one(None), 2);
+    assert_eq!(picked_after_one(outlier(100, 0)), 1, "as Envoy");
+}
+
+#[test]
 fn full_endpoints_spill_over_and_a_full_cluster_is_overloaded() {
     let cluster = bounded(1, TrafficPolicy::default(), vec![at(1), after(2, 1)]);
     let one = || cluster.pick(&Pick::default(), &[], NOW);
