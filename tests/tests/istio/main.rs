@@ -1,6 +1,7 @@
 //! Tests against a real istiod. They need a lab around them: `cargo xtask test --only istio`.
 #![cfg(test)]
 
+mod access_log;
 mod analyze;
 mod authorization;
 mod control_plane;

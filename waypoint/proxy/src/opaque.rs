@@ -117,6 +117,7 @@ async fn open(
     let opened = upstreams.open_stream(&permit, destination.stream_cluster(), HeaderMap::new()).await;
     let (transport, chosen) = opened.map_err(Refusal::Upstream)?;
     log.record.upstream = Some((Arc::clone(&chosen.workload), chosen.address));
+    log.record.upstream_local = chosen.local;
     Ok((transport, chosen))
 }
 
@@ -334,6 +335,7 @@ impl StreamLog {
     fn refused(mut self, refusal: &Refusal, status: u16) {
         self.cx.shared.telemetry.refused(refusal.reason());
         self.record.status = status;
+        self.record.transport_failure = refusal.transport_failure();
         self.ended(refusal.flag(), refusal.detail());
     }
 

@@ -1,11 +1,14 @@
 //! The one mapping from failure to wire: status, response flag, detail, and whose fault it is.
 
+use std::sync::Arc;
+
 use agent_protocols::Malformed;
 use hbone::Target;
 use http::StatusCode;
 use waypoint_policy::Denial;
 
 use crate::jwt::Rejection;
+use crate::telemetry::causes;
 use crate::upstream::UpstreamError;
 
 /// Why a request or a stream was not carried.
@@ -60,10 +63,10 @@ pub enum Refusal {
     NoRoute,
     /// A route leads nowhere.
     #[error("route leads nowhere: {0}")]
-    BrokenRoute(std::sync::Arc<str>),
+    BrokenRoute(Arc<str>),
     /// The port has a filter or a setting that is not understood, so nothing is served on it (fail closed).
     #[error("not served: {0}")]
-    Unserved(std::sync::Arc<str>),
+    Unserved(Arc<str>),
     /// Nothing usable came from the endpoint.
     #[error("{0}")]
     Upstream(#[source] UpstreamError),
@@ -76,6 +79,20 @@ pub enum Refusal {
     /// The request's deadline passed.
     #[error("the request took longer than its route allows")]
     Timeout,
+}
+
+/// Envoy's word (*Response code details* of its documentation), and the causes where it leaves room for them.
+fn of_upstream(error: &UpstreamError) -> String {
+    let reset = |reason: &str| format!("upstream_reset_before_response_started{{{reason}}}");
+    match error {
+        UpstreamError::NoEndpoint => "no_healthy_upstream".to_owned(),
+        UpstreamError::NoCluster(_) => format!("cluster_not_found{{{error}}}"),
+        UpstreamError::Timeout => "response_timeout".to_owned(),
+        UpstreamError::Overloaded => reset("overflow"),
+        UpstreamError::Connect { .. } => reset(&format!("remote_connection_failure|{}", causes(error))),
+        UpstreamError::Reset { .. } => reset(&format!("connection_termination|{}", causes(error))),
+        UpstreamError::Unusable { .. } | UpstreamError::PinnedGone => causes(error),
+    }
 }
 
 impl Refusal {
@@ -190,20 +207,25 @@ impl Refusal {
         }
     }
 
+    /// Why an endpoint was not reached, if that is what went wrong.
+    #[must_use]
+    pub fn transport_failure(&self) -> Option<Arc<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Upstream(UpstreamError::Connect { source, .. }) => Some(Arc::clone(source)),
+            _reached => None,
+        }
+    }
+
     /// Response code details, as the access log shows them. Never sent to a client.
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
             Self::Denied(denial) => denial.reason.detail(),
             Self::Token { why, .. } => why.detail(),
-            Self::Upstream(error) => chain(error),
+            Self::NoRoute => "route_not_found".to_owned(),
+            Self::Timeout => "response_timeout".to_owned(),
+            Self::Upstream(error) => of_upstream(error),
             other => format!("{}: {other}", other.reason()),
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -5,15 +5,18 @@
 //! the request, or by the PROXY header where bytes are opaque. What passes the filters is answered by Envoy itself, or goes
 //! where the routes say that istiod sent.
 
+mod logging;
 mod opaque;
 mod reading;
 
+pub use logging::Way;
 pub use reading::Reading;
 
 use super::network::PodNetwork;
 use super::objects::{at, list, text};
 use super::state::HUB;
 use crate::http::{Body, Client, Reply};
+use crate::lines::Lines;
 use crate::process::Process;
 use crate::{neighbours, wait};
 use anyhow::{Context, Result};
@@ -65,7 +68,7 @@ pub struct Circumstances<'a> {
 pub struct Oracle {
     /// Where it judges by each [`Reading`], in their order.
     addresses: Vec<SocketAddr>,
-    _process: Process,
+    process: Process,
 }
 
 impl Oracle {
@@ -119,11 +122,16 @@ impl Oracle {
         let listeners = addresses.iter().zip(chains).map(|(address, chains)| listening(*address, chains));
         let listeners: Vec<_> = listeners.collect();
         let bootstrap = json!({"staticResources": {"listeners": listeners, "clusters": clusters}});
+        Self::start_with(folder, addresses, &bootstrap).await
+    }
+
+    async fn start_with(folder: &Path, addresses: Vec<SocketAddr>, bootstrap: &Value) -> Result<Self> {
         let path = folder.join("envoy.json");
-        std::fs::write(&path, serde_json::to_vec_pretty(&bootstrap)?)?;
+        std::fs::write(&path, serde_json::to_vec_pretty(bootstrap)?)?;
         let mut command = Command::new(neighbours::envoy()?);
         command.arg("-c").arg(&path);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        command.args(["--file-flush-interval-msec", "10"]); // An access log's lines; ten seconds otherwise.
         let mut process = Process::start("envoy", command)?;
         for address in &addresses {
             wait::until_async("Envoy listens", async || {
@@ -132,7 +140,13 @@ impl Oracle {
             })
             .await?;
         }
-        Ok(Self { addresses, _process: process })
+        Ok(Self { addresses, process })
+    }
+
+    /// What it printed: its access log, where it was told to write one.
+    #[must_use]
+    pub fn lines(&self) -> Lines {
+        self.process.stdout.clone()
     }
 
     /// How Envoy answers: 200 of its own when the request passes all filters.

@@ -11,7 +11,7 @@ use agent_protocols::Kind;
 use agent_protocols::mcp::{self as protocol, Exchange, Head, HeadKind};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -24,9 +24,10 @@ use super::upgrade::Ended;
 use crate::body::{Body, BodyError};
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
+use crate::routing::table::Selected;
 use crate::routing::values::Facts;
 use crate::snapshot::{Destination, Snapshot};
-use crate::telemetry::{Decision, LoggedArgument, McpRecord, Plan, RequestRecord, Telemetry};
+use crate::telemetry::{Decision, LoggedArgument, McpRecord, Plan, RequestRecord, RoutedTo, Telemetry};
 use crate::upstream::Chosen;
 
 /// Bytes of a passing body that are looked at to name what it asks for.
@@ -44,6 +45,8 @@ struct Entry {
     upgrade: Option<Upgrade>,
     written: bool,
     delayed: Duration,
+    /// When the request went on its way to an endpoint, where somebody asks how long that takes.
+    sent: Option<Instant>,
 }
 
 /// What goes on after a 101, and whose task it is.
@@ -55,6 +58,8 @@ struct Upgrade {
 /// What passing bodies tell, each from its own task.
 #[derive(Default)]
 pub(crate) struct Passing {
+    /// When a passing request body was whole: microseconds of the record's clock, [`PENDING`] before that; zero where none passes.
+    whole: AtomicU64,
     /// Request bytes, and gRPC messages.
     received: AtomicU64,
     messages: AtomicU64,
@@ -65,7 +70,16 @@ pub(crate) struct Passing {
     kept: AtomicUsize,
 }
 
+/// A body that passes is not whole yet.
+const PENDING: u64 = u64::MAX;
+
 impl Passing {
+    /// The first time counts.
+    fn is_whole(&self, clock: Instant) {
+        let now = u64::try_from(clock.elapsed().as_micros()).unwrap_or(PENDING);
+        let _earlier = self.whole.compare_exchange(PENDING, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     pub(crate) fn screened(&self, counts: protocol::Screened) {
         self.hidden.fetch_add(counts.hidden, Ordering::Relaxed);
         self.kept.fetch_add(counts.kept, Ordering::Relaxed);
@@ -92,6 +106,7 @@ impl ExchangeLog {
             upgrade: None,
             written: false,
             delayed: Duration::ZERO,
+            sent: None,
         }))
     }
 
@@ -145,13 +160,19 @@ impl ExchangeLog {
         let entry = &mut *self.0;
         entry.record.authority.clone_from(&target.authority);
         entry.record.request_id = Some(request_id);
-        if let Some(plan) = &entry.plan {
-            plan.keep_request(headers, &mut entry.record.headers);
-        }
+        entry.telemetry.keep_request(entry.plan.as_ref(), headers, &mut entry.record.headers);
     }
 
-    pub(crate) fn routed(&mut self, name: &Arc<str>) {
-        self.0.record.route = Some(Arc::clone(name));
+    pub(crate) fn routed(&mut self, selected: &Selected) {
+        let record = &mut self.0.record;
+        record.route = Some(Arc::clone(selected.name()));
+        record.routed_to = match selected {
+            Selected::Forward(route) => match route.cluster.key() {
+                Some(key) => RoutedTo::Cluster(Arc::clone(&key.0)),
+                None => RoutedTo::Service,
+            },
+            Selected::Answer(_) | Selected::Broken { .. } => RoutedTo::Nowhere,
+        };
     }
 
     /// Tells the upstream its place in the trace.
@@ -161,8 +182,29 @@ impl ExchangeLog {
         }
     }
 
-    pub(crate) fn upstream(&mut self, chosen: Option<&Chosen>) {
-        self.0.record.upstream = chosen.map(|chosen| (Arc::clone(&chosen.workload), chosen.address));
+    /// It goes on its way to an endpoint.
+    pub(crate) fn sending(&mut self) {
+        let entry = &mut *self.0;
+        entry.sent = entry.telemetry.times_services(entry.plan.as_ref()).then(Instant::now);
+    }
+
+    /// What came of that: the endpoint, and `status` where there is an answer.
+    pub(crate) fn upstream(&mut self, chosen: Option<&Chosen>, status: Option<StatusCode>) {
+        let service_time = status.and_then(|status| self.service_time(status));
+        let record = &mut self.0.record;
+        record.service_time = service_time;
+        record.upstream = chosen.map(|chosen| (Arc::clone(&chosen.workload), chosen.address));
+        record.upstream_local = chosen.and_then(|chosen| chosen.local);
+    }
+
+    /// As Envoy's router counts it: from the moment that the request was whole here and on its way. None where the answer came
+    /// before that, and where the request goes on as another protocol.
+    fn service_time(&self, status: StatusCode) -> Option<Duration> {
+        let sent = self.0.sent.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS)?;
+        let whole = self.0.seen.whole.load(Ordering::Relaxed);
+        let whole =
+            self.0.record.clock.checked_add(Duration::from_micros(whole)).filter(|_| whole != PENDING)?;
+        Some(sent.max(whole).elapsed())
     }
 
     pub(crate) fn decided(&mut self, answer: Result<Permit, Denial>) -> Result<Permit, Refusal> {
@@ -247,7 +289,9 @@ impl ExchangeLog {
         }
         let json = observe && self.0.record.method == http::Method::POST && !self.0.record.grpc;
         let messages = self.0.record.grpc.then(Messages::default);
-        Body::Stream(Box::pin(PassingBody { body, told: Arc::clone(&self.0.seen), observe: json, messages }))
+        let (told, clock) = (Arc::clone(&self.0.seen), self.0.record.clock);
+        told.whole.store(PENDING, Ordering::Relaxed);
+        Body::Stream(Box::pin(PassingBody { body, told, clock, observe: json, messages }))
     }
 
     /// The answer is a 101, after which `run` goes on, in a task of `owner`.
@@ -274,9 +318,7 @@ impl ExchangeLog {
     pub(crate) fn answered(mut self, response: Response<Body>) -> Response<Body> {
         let entry = &mut *self.0;
         let record = &mut entry.record;
-        if let Some(plan) = &entry.plan {
-            plan.keep_response(response.headers(), &mut record.headers);
-        }
+        entry.telemetry.keep_response(entry.plan.as_ref(), response.headers(), &mut record.headers);
         if let Some(traced) = &mut record.traced {
             traced.answered(response.headers());
         }
@@ -307,6 +349,10 @@ impl ExchangeLog {
         let record = &mut self.0.record;
         record.flags = refusal.flag();
         record.detail = refusal.detail();
+        record.transport_failure = refusal.transport_failure();
+        if matches!(refusal, Refusal::NoRoute) {
+            record.routed_to = RoutedTo::Nowhere;
+        }
         self.answered(response)
     }
 
@@ -357,6 +403,8 @@ fn grpc_status(headers: &HeaderMap) -> Option<i32> {
 struct PassingBody {
     body: Incoming,
     told: Arc<Passing>,
+    /// The record's.
+    clock: Instant,
     observe: bool,
     /// Where it is gRPC.
     messages: Option<Messages>,
@@ -372,6 +420,9 @@ impl HttpBody for PassingBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if frame.is_none() || this.body.is_end_stream() {
+            this.told.is_whole(this.clock);
+        }
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

@@ -128,7 +128,7 @@ async fn forward(
     let (query, pinned) = (target.query.as_deref(), judged.pick.pinned.as_ref());
     let selected = destination.routes.select(&target.authority, &target.path, query, &parts, pinned);
     let selected = selected.ok_or(Refusal::NoRoute)?;
-    log.routed(selected.name());
+    log.routed(&selected);
     let policy = selected.policy().map_err(Refusal::BrokenRoute)?;
     // In istiod's order of filters: tokens and policies (above), then faults, then cross-origin requests, then the route.
     if let Some(answer) = fault::meet(&policy.fault, log).await {
@@ -263,11 +263,12 @@ async fn send(
         request = mirror::shadow(cx, &judged.permit, mirrors, version, route.timeout, request);
     }
     let (upstreams, mut chosen) = (&cx.shared.upstreams, None);
+    log.sending();
     let pick = Pick { backend_timeout: route.backend_timeout, ..judged.pick };
     let sent = upstreams
         .send(&judged.permit, &route.cluster, &pick, version, route.timeout, request, &mut chosen)
         .await;
-    log.upstream(chosen.as_ref());
+    log.upstream(chosen.as_ref(), sent.as_ref().ok().map(Response::status));
     let mut response = sent.map_err(|error| answer::upstream(error, judged.session.is_some()))?;
     answer::clean(&mut response);
     if destination.policy.reads() == Reads::Mcp {

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::LogFormat;
 use super::exchange::{RequestRecord, StreamRecord};
 use super::hits::Hits;
 use super::line;
-use super::settings::{Facts, Plan};
+use super::settings::{Facts, Own, Plan};
 
 /// Lines written before the sink is flushed and others are told, when lines come faster than they are written.
 const BURST: usize = 256;
@@ -33,29 +32,24 @@ pub(super) struct AccessLog {
 }
 
 impl AccessLog {
-    /// `None` when the log is off. The thread ends when the last sender is gone.
+    /// The thread ends when the last sender is gone.
     pub(super) fn start(
-        format: LogFormat,
+        own: Own,
         sink: Box<dyn Write + Send>,
         queue: usize,
         dropped: Counter,
         hits: Hits,
-    ) -> Option<Self> {
-        let text = match format {
-            LogFormat::Off => return None,
-            LogFormat::Json => false,
-            LogFormat::Text => true,
-        };
+    ) -> Self {
         let (sender, receiver) = sync_channel(queue);
         let done = Arc::new(AtomicU64::new(0));
-        let writer = Writer { sink, text, dropped: dropped.clone(), done: Arc::clone(&done) };
+        let writer = Writer { sink, own, dropped: dropped.clone(), done: Arc::clone(&done) };
         let spawned =
             std::thread::Builder::new().name("access-log".to_owned()).spawn(|| writer.run(receiver));
         if let Err(error) = spawned {
             // The receiver is gone with the closure, so every line counts as dropped from now on.
             tracing::error!(%error, "the access log's thread could not be started");
         }
-        Some(Self { queue: sender, accepted: AtomicU64::new(0), done, dropped, hits })
+        Self { queue: sender, accepted: AtomicU64::new(0), done, dropped, hits }
     }
 
     /// Hands over one record.
@@ -91,7 +85,7 @@ impl AccessLog {
 
 struct Writer {
     sink: Box<dyn Write + Send>,
-    text: bool,
+    own: Own,
     dropped: Counter,
     done: Arc<AtomicU64>,
 }
@@ -116,21 +110,19 @@ impl Writer {
             Entry::Request(record, took, plan) => (Facts::of_request(record, *took), plan),
             Entry::Stream(record, took, plan) => (Facts::of_stream(record, *took), plan),
         };
-        let Some(plan) = plan else { return self.put(&self.own(entry)) };
+        let Some(plan) = plan else { return self.put(&self.own(entry, &facts)) };
         for logger in plan.loggers().iter().filter(|logger| logger.wants(&facts)) {
-            let line = logger.line(&facts).unwrap_or_else(|| self.own(entry));
+            let line = logger.line(&facts).unwrap_or_else(|| self.own(entry, &facts));
             self.put(&line);
         }
     }
 
     /// In the process' own format.
-    fn own(&self, entry: &Entry) -> Vec<u8> {
-        match (entry, self.text) {
-            (Entry::Request(record, took, _), false) => line::request_json(record, *took),
-            (Entry::Request(record, took, _), true) => line::request_text(record, *took),
-            (Entry::Stream(record, took, _), false) => line::stream_json(record, *took),
-            (Entry::Stream(record, took, _), true) => line::stream_text(record, *took),
-        }
+    fn own(&self, entry: &Entry, facts: &Facts<'_>) -> Vec<u8> {
+        self.own.line(facts).unwrap_or_else(|| match entry {
+            Entry::Request(record, took, _) => line::request_json(record, *took),
+            Entry::Stream(record, took, _) => line::stream_json(record, *took),
+        })
     }
 
     fn put(&mut self, line: &[u8]) {

@@ -1,9 +1,10 @@
 //! Records: what is known of one request or one stream when it ends, filled by `&mut` along its way.
 
+use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use spiffe_id::SpiffeId;
 use waypoint_model::{Service, Workload};
@@ -21,6 +22,27 @@ pub struct SourceRecord {
     pub address: SocketAddr,
     /// The workload at that address, for labels only. Never an identity.
     pub workload: Option<Arc<Workload>>,
+}
+
+/// Our end of the byte stream to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalEnd {
+    /// A stream inside an HBONE tunnel: it has no address of its own.
+    Tunnel,
+    /// A socket.
+    Socket(SocketAddr),
+}
+
+/// Which cluster a request was for.
+#[derive(Clone, Debug, Default)]
+pub enum RoutedTo {
+    /// The service's, or one that has no name of its own; also where no route was asked for yet.
+    #[default]
+    Service,
+    /// A control plane's.
+    Cluster(Arc<str>),
+    /// None: no route took it, or the route answered it.
+    Nowhere,
 }
 
 /// What policy said.
@@ -59,6 +81,12 @@ impl Decision {
             Self::Allowed(rule) | Self::Denied { rule, .. } => rule.as_ref(),
         }
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Why it ended so: what was told, else the words of the denial.
@@ -149,8 +177,16 @@ pub struct RequestRecord {
     pub audited: Vec<RuleName>,
     /// Endpoint of the last attempt, and the address that was dialled.
     pub upstream: Option<(Arc<Workload>, SocketAddr)>,
+    /// Our end of what carried the last attempt.
+    pub upstream_local: Option<LocalEnd>,
+    /// Why the endpoint was not reached, if that is what went wrong.
+    pub transport_failure: Option<Arc<dyn Error + Send + Sync>>,
+    /// From the moment that the request was whole until the head of its answer came; only where the port's settings ask.
+    pub service_time: Option<Duration>,
     /// Route that took it.
     pub route: Option<Arc<str>>,
+    /// Where that leads.
+    pub routed_to: RoutedTo,
     /// What the protocol reader saw, on MCP ports or by observation.
     pub mcp: Option<McpRecord>,
     /// Status of the answer; 0 if none was sent.
@@ -204,7 +240,11 @@ impl RequestRecord {
             dry_run: None,
             audited: Vec::new(),
             upstream: None,
+            upstream_local: None,
+            transport_failure: None,
+            service_time: None,
             route: None,
+            routed_to: RoutedTo::Service,
             mcp: None,
             status: 0,
             grpc_status: None,
@@ -252,6 +292,10 @@ pub struct StreamRecord {
     pub decision: Decision,
     /// Endpoint, and the address that was dialled.
     pub upstream: Option<(Arc<Workload>, SocketAddr)>,
+    /// Our end of what carries it on.
+    pub upstream_local: Option<LocalEnd>,
+    /// Why the endpoint was not reached, if that is what went wrong.
+    pub transport_failure: Option<Arc<dyn Error + Send + Sync>>,
     /// Status of CONNECT.
     pub status: u16,
     /// Envoy's response flag; `-` or empty for none.
@@ -287,6 +331,8 @@ impl StreamRecord {
             authority: String::new(),
             decision: Decision::NotDecided,
             upstream: None,
+            upstream_local: None,
+            transport_failure: None,
             status: 0,
             flags: "-",
             detail: String::new(),

@@ -1,10 +1,9 @@
-//! One record as one line: JSON with fields of our own, or Istio's default text format.
+//! One record as one line of JSON with fields of our own, and how text in lines is kept harmless.
 //!
 //! Most of what is written here was chosen by a client. In JSON every control character is escaped by the encoder; in
 //! text, quotes, backslashes, controls and line separators are written as escapes, so no client can end a field or a line.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -199,63 +198,11 @@ pub(super) fn stream_json(record: &StreamRecord, took: Duration) -> Vec<u8> {
     json(&Line::stream(record, took))
 }
 
-/// Istio's `EnvoyTextLogFormat`, with its line end.
-pub(super) fn request_text(record: &RequestRecord, took: Duration) -> Vec<u8> {
-    text(&Line::request(record, took), "http", record.service.as_ref())
-}
-
-/// Istio's `EnvoyTextLogFormat`, with its line end.
-pub(super) fn stream_text(record: &StreamRecord, took: Duration) -> Vec<u8> {
-    text(&Line::stream(record, took), "tcp", record.service.as_ref())
-}
-
 fn json(line: &Line<'_>) -> Vec<u8> {
     // The struct has string keys and plain values only, so encoding cannot fail.
     let mut bytes = serde_json::to_vec(line).unwrap_or_default();
     bytes.push(b'\n');
     bytes
-}
-
-fn text(line: &Line<'_>, carries: &str, service: Option<&Arc<Service>>) -> Vec<u8> {
-    let mut out = String::with_capacity(512);
-    let request = match (line.method, &line.path) {
-        (Some(method), Some(path)) => {
-            format!("{} {} {}", escape(method), escape(path), line.protocol.unwrap_or("-"))
-        }
-        _ => "- - -".to_owned(),
-    };
-    let details = line.response_code_details.as_deref().map(|details| escape(details).replace(' ', "_"));
-    let (code_details, closed_because) = match line.kind {
-        "stream" => (None, details),
-        _ => (details, None),
-    };
-    let quoted = |value: Option<&str>| value.map_or_else(|| "-".to_owned(), escape);
-    let cluster = service
-        .map(|service| format!("inbound-vip|{}|{carries}|{}", line.destination_port, service.key.hostname));
-    // Fields that we don't have are `-`: transport failure reason, upstream service time, X-Forwarded-For, local
-    // addresses, server name.
-    let written = writeln!(
-        out,
-        "[{start}] \"{request}\" {code} {flags} {code_details} {closed} \"-\" {received} {sent} {duration} - \"-\" \
-         \"{agent}\" \"{id}\" \"{authority}\" \"{upstream}\" {cluster} - - {remote} - {route}",
-        start = line.start_time,
-        code = line.response_code,
-        flags = line.response_flags,
-        code_details = code_details.as_deref().unwrap_or("-"),
-        closed = closed_because.as_deref().unwrap_or("-"),
-        received = line.bytes_received,
-        sent = line.bytes_sent,
-        duration = line.duration_ms.round(),
-        agent = quoted(line.user_agent.as_deref()),
-        id = quoted(line.x_request_id.as_deref()),
-        authority = quoted(Some(&line.authority)),
-        upstream = line.upstream_host.as_deref().unwrap_or("-"),
-        cluster = cluster.as_deref().unwrap_or("-"),
-        remote = line.source_address,
-        route = line.route_name.unwrap_or("-"),
-    );
-    debug_assert!(written.is_ok(), "writing to a String cannot fail");
-    out.into_bytes()
 }
 
 fn timestamp(at: SystemTime) -> String {

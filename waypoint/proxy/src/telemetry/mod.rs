@@ -31,12 +31,16 @@ use access_log::{AccessLog, Entry};
 use family::Bounds;
 use metrics::Metrics;
 use names::KnownNames;
-use settings::{Facts, Tracer};
+use settings::{Facts, Own, Tracer, Wants};
 use trace::Spans;
 
 pub use arguments::{LoggedArgument, NotAnArgument};
 pub use captured::Captured;
-pub use exchange::{Decision, DryRun, McpRecord, RequestRecord, SourceRecord, StreamRecord};
+use captured::Side;
+pub(crate) use exchange::causes;
+pub use exchange::{
+    Decision, DryRun, LocalEnd, McpRecord, RequestRecord, RoutedTo, SourceRecord, StreamRecord,
+};
 pub use hits::Hits;
 pub use metrics::Raised as Gauge;
 pub(crate) use settings::{Plan, Plans, PlansBuilding};
@@ -62,6 +66,8 @@ struct Inner {
     metrics: Metrics,
     names: KnownNames,
     log: Option<AccessLog>,
+    /// What the process' own format asks of a request.
+    own: Wants,
     spans: Spans,
     /// How ports without settings of their own are traced.
     tracer: OnceLock<Arc<Tracer>>,
@@ -73,8 +79,15 @@ impl Telemetry {
     pub fn new(format: LogFormat, sink: Box<dyn Write + Send>, limits: &Limits) -> Self {
         let metrics = Metrics::new(Bounds { most: limits.label_sets, idle: limits.label_idle });
         let hits = Hits(metrics.limit_hits.clone());
-        let log =
-            AccessLog::start(format, sink, limits.log_queue, metrics.lines_dropped.clone(), hits.clone());
+        let own = match format {
+            LogFormat::Json => Some(Own::default()),
+            LogFormat::Text => Some(Own::istio()),
+            LogFormat::Off => None,
+        };
+        let wants = own.as_ref().map(Own::wants).unwrap_or_default();
+        let log = own.map(|own| {
+            AccessLog::start(own, sink, limits.log_queue, metrics.lines_dropped.clone(), hits.clone())
+        });
         let spans = Spans::new(
             limits.span_queue,
             metrics.spans_exported.clone(),
@@ -82,7 +95,7 @@ impl Telemetry {
             hits,
         );
         let names = KnownNames::new(limits.label_sets);
-        Self(Arc::new(Inner { metrics, names, log, spans, tracer: OnceLock::new() }))
+        Self(Arc::new(Inner { metrics, names, log, own: wants, spans, tracer: OnceLock::new() }))
     }
 
     /// Counts and logs a request that has been answered, or that was broken off, as the settings of its port say; without
@@ -146,6 +159,27 @@ impl Telemetry {
             None => self.0.tracer.get(),
         };
         Some(TracedRequest::begin(Arc::clone(tracer?), headers))
+    }
+
+    /// Keeps what of a request's head will be told.
+    pub(crate) fn keep_request(&self, plan: Option<&Arc<Plan>>, headers: &HeaderMap, into: &mut Captured) {
+        self.wants(plan).for_each(|wants| wants.keep(Side::Request, headers, into));
+    }
+
+    /// Keeps what of an answer's head will be told.
+    pub(crate) fn keep_response(&self, plan: Option<&Arc<Plan>>, headers: &HeaderMap, into: &mut Captured) {
+        self.wants(plan).for_each(|wants| wants.keep(Side::Response, headers, into));
+    }
+
+    /// Whether anybody asks how long an endpoint took.
+    pub(crate) fn times_services(&self, plan: Option<&Arc<Plan>>) -> bool {
+        self.wants(plan).any(Wants::service_time)
+    }
+
+    /// What the port's settings ask of a request, and what the process' own format does where it is used.
+    fn wants<'a>(&'a self, plan: Option<&'a Arc<Plan>>) -> impl Iterator<Item = &'a Wants> {
+        let own = plan.is_none_or(|plan| plan.writes_own()).then_some(&self.0.own);
+        plan.map(|plan| plan.wants()).into_iter().chain(own)
     }
 
     /// The log, if a line is to be written: what no logger wants takes no place in the queue.

@@ -10,16 +10,6 @@ use waypoint_model::{AccessLog, LabelValue, LogFormat as Written, MetricOverride
 use super::tests::{Sink, request, rule, stream};
 use super::*;
 
-/// Istio's own text format (`EnvoyTextLogFormat`).
-const ISTIO: &str = concat!(
-    r#"[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% "#,
-    r#"%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" "#,
-    r#"%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "#,
-    r#""%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% "#,
-    r#"%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% "#,
-    "%ROUTE_NAME%\n"
-);
-
 const MS: Duration = Duration::from_millis(3);
 
 fn settings(access_log: Vec<AccessLog>) -> TelemetrySettings {
@@ -51,18 +41,18 @@ fn with_headers(plan: &Plan, request_headers: &[(&'static str, &str)]) -> Reques
     };
     let headers: HeaderMap = request_headers.iter().map(pair).collect();
     let mut record = request();
-    plan.keep_request(&headers, &mut record.headers);
+    plan.wants().keep(Side::Request, &headers, &mut record.headers);
     let answered = HeaderMap::from_iter([(
         HeaderName::from_static("x-envoy-upstream-service-time"),
         HeaderValue::from_static("2"),
     )]);
-    plan.keep_response(&answered, &mut record.headers);
+    plan.wants().keep(Side::Response, &answered, &mut record.headers);
     record
 }
 
 #[test]
 fn istios_text_format_is_written_with_every_operator() {
-    let (plan, said) = compile(&settings(vec![text(ISTIO)]));
+    let (plan, said) = compile(&settings(vec![text(settings::ISTIO)]));
     assert_eq!(said, Vec::<String>::new());
     let record = with_headers(&plan, &[("x-forwarded-for", "192.0.2.1"), ("x-other", "never asked for")]);
     let written = plan.loggers()[0].line(&Facts::of_request(&record, MS)).unwrap();
@@ -76,7 +66,7 @@ fn istios_text_format_is_written_with_every_operator() {
 
 #[test]
 fn istios_text_format_of_a_stream_has_dashes_for_what_only_requests_have() {
-    let (plan, _) = compile(&settings(vec![text(ISTIO)]));
+    let (plan, _) = compile(&settings(vec![text(settings::ISTIO)]));
     let record = StreamRecord { server_name: Some("db.example".into()), flags: "UC", ..stream() };
     let written = plan.loggers()[0].line(&Facts::of_stream(&record, MS)).unwrap();
     assert_eq!(
@@ -182,12 +172,25 @@ fn wants(filter: &str, record: &RequestRecord) -> bool {
     assert_eq!(said, Vec::<String>::new(), "{filter}");
     let mut record = RequestRecord { headers: Captured::default(), ..clone(record) };
     let headers = HeaderMap::from_iter([(HeaderName::from_static("x-a"), HeaderValue::from_static("one"))]);
-    plan.keep_request(&headers, &mut record.headers);
+    plan.wants().keep(Side::Request, &headers, &mut record.headers);
     plan.loggers()[0].wants(&Facts::of_request(&record, Duration::from_millis(1_500)))
 }
 
 fn clone(record: &RequestRecord) -> RequestRecord {
     RequestRecord { status: record.status, flags: record.flags, grpc_status: record.grpc_status, ..request() }
+}
+
+#[test]
+fn each_of_several_flags_is_found() {
+    let record = RequestRecord { flags: "DI,FI", ..request() };
+    for (filter, want) in [
+        ("response_flag('DI')", true),
+        ("response_flag('FI')", true),
+        ("response_flag('UF')", false),
+        ("response.flags == 1536", true),
+    ] {
+        assert_eq!(wants(filter, &record), want, "{filter}");
+    }
 }
 
 #[test]
@@ -197,6 +200,9 @@ fn filters_hold_as_in_cel() {
         ("response.code >= 400", false, true),
         ("response.code < 400 || response.code == 503", true, true),
         ("!(response.code == 200)", false, true),
+        ("response_flag('UH')", false, true),
+        ("response_flag('NR') || response_flag('UH')", false, true),
+        ("response.flags != 0", false, true),
         ("response.code in [500, 503]", false, true),
         ("response.flags != 0", false, true),
         ("response.flags == 2", false, true),
@@ -288,7 +294,7 @@ fn metrics(changes: Vec<MetricOverride>, records: Vec<RequestRecord>) -> String 
             HeaderName::from_static("x-tenant"),
             HeaderValue::from_str(&record.authority).unwrap(),
         )]);
-        plan.keep_request(&asked, &mut record.headers);
+        plan.wants().keep(Side::Request, &asked, &mut record.headers);
         telemetry.finish_request(record, Some(&plan));
     }
     telemetry.render()

@@ -109,6 +109,10 @@ pub(super) fn request() -> RequestRecord {
         dry_run: None,
         audited: vec![rule(3)],
         upstream: Some((workload("tools", "github"), "10.0.0.9:15008".parse().unwrap())),
+        upstream_local: None,
+        transport_failure: None,
+        service_time: None,
+        routed_to: RoutedTo::Service,
         route: Some("default".into()),
         mcp: Some(McpRecord {
             method: Some("tools/call".to_owned()),
@@ -147,6 +151,8 @@ pub(super) fn stream() -> StreamRecord {
         authority: "10.96.0.3:5432".to_owned(),
         decision: Decision::Allowed(None),
         upstream: Some((workload("tools", "github"), "10.0.0.9:15008".parse().unwrap())),
+        upstream_local: None,
+        transport_failure: None,
         status: 200,
         flags: "-",
         detail: String::new(),
@@ -201,13 +207,37 @@ fn a_request_is_one_json_line_with_the_contracts_fields() {
 
 #[test]
 fn a_request_is_one_line_of_istios_text_format() {
-    let line = String::from_utf8(line::request_text(&request(), Duration::from_millis(3))).unwrap();
+    let record = RequestRecord {
+        upstream_local: Some(LocalEnd::Tunnel),
+        service_time: Some(Duration::from_micros(2_900)),
+        ..request()
+    };
     assert_eq!(
-        line,
-        "[2026-01-01T00:00:00.123Z] \"POST /mcp?x=1 HTTP/1.1\" 200 - via_upstream - \"-\" 11 22 3 - \"-\" \"sdk/1\" \
-         \"r-1\" \"github.tools\" \"10.0.0.9:15008\" inbound-vip|80|http|github.tools.svc.cluster.local - - \
-         10.0.0.7:40000 - default\n"
+        text(&Facts::of_request(&record, Duration::from_millis(3))),
+        "[2026-01-01T00:00:00.123Z] \"POST /mcp?x=1 HTTP/1.1\" 200 - via_upstream - \"-\" 11 22 3 2 \"-\" \"sdk/1\" \
+         \"r-1\" \"github.tools\" \"10.0.0.9:15008\" inbound-vip|80|http|github.tools.svc.cluster.local \
+         envoy://internal_client_address/ 10.96.0.3:80 10.0.0.7:40000 - default\n"
     );
+}
+
+#[test]
+fn an_endpoint_that_was_not_reached_says_why_in_one_word() {
+    let source = std::io::Error::other("no route to it");
+    let record = RequestRecord {
+        flags: "UF",
+        detail: "connect to 10.0.0.9:80: no route".to_owned(),
+        transport_failure: Some(Arc::new(source)),
+        upstream_local: Some(LocalEnd::Socket("10.0.0.2:4711".parse().unwrap())),
+        ..request()
+    };
+    let line = text(&Facts::of_request(&record, Duration::ZERO));
+    assert!(line.contains(" 200 UF connect_to_10.0.0.9:80:_no_route - \"no_route_to_it\" 11 "), "{line}");
+    assert!(line.contains(" 10.0.0.2:4711 10.96.0.3:80 "), "{line}");
+}
+
+/// The line of the process' own text format.
+fn text(facts: &Facts<'_>) -> String {
+    String::from_utf8(Own::istio().line(facts).unwrap()).unwrap()
 }
 
 #[test]
@@ -221,11 +251,10 @@ fn a_refused_stream_says_why() {
         status: 401,
         ..stream()
     };
-    let line = String::from_utf8(line::stream_text(&record, MS)).unwrap();
     assert_eq!(
-        line,
-        "[1970-01-01T00:00:00.000Z] \"- - -\" 401 - - rbac_access_denied_matched_policy[none] \"-\" 5 7 2 - \"-\" \"-\" \
-         \"-\" \"10.96.0.3:5432\" \"-\" inbound-vip|5432|tcp|github.tools.svc.cluster.local - - 10.0.0.7:40000 - -\n"
+        text(&Facts::of_stream(&record, MS)),
+        "[1970-01-01T00:00:00.000Z] \"- - -\" 401 - - rbac_access_denied_matched_policy[none] \"-\" 5 7 1 - \"-\" \"-\" \
+         \"-\" \"-\" \"-\" inbound-vip|5432|tcp|github.tools.svc.cluster.local - 10.96.0.3:5432 10.0.0.7:40000 - -\n"
     );
     let json: serde_json::Value = serde_json::from_slice(&line::stream_json(&record, MS)).unwrap();
     assert_eq!(json["kind"], "stream");
@@ -249,14 +278,14 @@ fn no_client_text_ends_a_line_or_a_field() {
         }),
         ..request()
     };
-    for bytes in [line::request_json(&record, MS), line::request_text(&record, MS)] {
-        let text = String::from_utf8(bytes).unwrap();
+    let json = String::from_utf8(line::request_json(&record, MS)).unwrap();
+    for text in [json, text(&Facts::of_request(&record, MS))] {
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}']), "{text:?}");
     }
     let json: serde_json::Value = serde_json::from_slice(&line::request_json(&record, MS)).unwrap();
     assert_eq!(json["mcp_name"], evil);
-    let text = String::from_utf8(line::request_text(&record, MS)).unwrap();
+    let text = text(&Facts::of_request(&record, MS));
     assert!(text.contains("\"POST a\\\" 200 -\\u{d}\\u{a}"), "{text}");
 }
 

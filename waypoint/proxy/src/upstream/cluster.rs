@@ -51,7 +51,7 @@ impl Cluster {
     }
 
     /// Its name, if a control plane gave it one.
-    pub(super) fn key(&self) -> Option<&ClusterKey> {
+    pub(crate) fn key(&self) -> Option<&ClusterKey> {
         self.terms.budget.as_ref().map(|budget| &budget.key)
     }
 

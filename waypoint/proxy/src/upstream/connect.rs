@@ -24,7 +24,7 @@ use super::resolve::Name;
 use crate::limits::Limits;
 use crate::peer_watch::{PeerWatch, Welcome};
 use crate::socket::{self, ReadAhead};
-use crate::telemetry::Hits;
+use crate::telemetry::{Hits, LocalEnd};
 
 /// Where ztunnel takes HBONE (`istio-hbone`, Istio's `HBONEPort`).
 const HBONE_PORT: u16 = 15_008;
@@ -270,6 +270,15 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Our end.
+    pub(super) fn local(&self) -> Option<LocalEnd> {
+        match self {
+            Self::Tunnel(_) => Some(LocalEnd::Tunnel),
+            Self::Tcp(tcp) => tcp.local_addr().ok().map(LocalEnd::Socket),
+            Self::Tls(tls) => tls.get_ref().0.local(),
+        }
+    }
+
     /// The socket's other end, where it is known by address only.
     pub(super) fn remote(&self) -> Option<SocketAddr> {
         match self {

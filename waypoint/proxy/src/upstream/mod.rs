@@ -32,7 +32,7 @@ use waypoint_policy::Permit;
 
 use crate::body::Body;
 use crate::limits::Limits;
-use crate::telemetry::Hits;
+use crate::telemetry::{Hits, LocalEnd};
 use bodies::Running;
 pub use cluster::Cluster;
 use cluster::Sources;
@@ -73,6 +73,8 @@ pub struct Chosen {
     pub workload: Arc<Workload>,
     /// Its address and target port.
     pub address: SocketAddr,
+    /// Our end of what leads there, once that is known.
+    pub local: Option<LocalEnd>,
     _counted: Option<Arc<Counted>>,
 }
 
@@ -273,7 +275,9 @@ impl Upstreams {
             let failure = match self.open_at(cluster, &endpoint, headers.clone()).await {
                 Ok((transport, slot)) => {
                     self.blame(&endpoint).saw(Outcome::Fine);
-                    return Ok((transport, Chosen::new(&endpoint, Some(Counted::Stream(active, slot)))));
+                    let local = transport.local();
+                    let counted = Some(Counted::Stream(active, slot));
+                    return Ok((transport, Chosen { local, ..Chosen::new(&endpoint, counted) }));
                 }
                 Err(failure) => failure,
             };
@@ -403,6 +407,7 @@ impl Chosen {
         Self {
             workload: Arc::clone(&endpoint.workload),
             address: endpoint.address(),
+            local: None,
             _counted: counted.map(Arc::new),
         }
     }
@@ -412,7 +417,8 @@ impl Chosen {
     }
 
     fn counted(endpoint: &Endpoint, running: Running) -> Self {
-        Self::new(endpoint, Some(Counted::Upgrade(running)))
+        let local = running.lease.local();
+        Self { local, ..Self::new(endpoint, Some(Counted::Upgrade(running))) }
     }
 }
 

@@ -25,7 +25,7 @@ use super::endpoints::Endpoint;
 use super::health::{Clock, Slot};
 use super::resolve::{Name, Resolver};
 use crate::limits::Limits;
-use crate::telemetry::Hits;
+use crate::telemetry::{Hits, LocalEnd};
 
 /// How long a connection whose response ended may take to be ready again; its driver needs one turn.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -67,6 +67,8 @@ struct Line {
     host: Option<Box<str>>,
     /// The address behind the endpoint's name that it goes to.
     resolved: Option<(Arc<Name>, SocketAddr)>,
+    /// Our end of it.
+    local: Option<LocalEnd>,
     /// When it takes no new requests any more, since the tunnel below it is to end.
     leaves_at: Option<Instant>,
     clock: Clock,
@@ -326,6 +328,11 @@ impl Lease {
         Self { sender: Some(Sender::Http2(sender)), line, pool: Arc::clone(pool), reused }
     }
 
+    /// Our end of the connection.
+    pub(super) fn local(&self) -> Option<LocalEnd> {
+        self.line.local
+    }
+
     /// Whether it was open before: then it may have been closed without our knowing yet.
     pub(super) fn is_reused(&self) -> bool {
         self.reused
@@ -554,6 +561,7 @@ impl Connections {
             own,
             host: takes_host.then(|| spoken.host.into()),
             resolved: endpoint.state.name.clone().zip(transport.remote()),
+            local: transport.local(),
             leaves_at: transport.leaves_at(),
             clock: self.clock,
             busy: AtomicUsize::new(1),

@@ -23,7 +23,7 @@ use super::retry;
 use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
 use crate::body::Body;
 use crate::routing::host;
-use crate::telemetry::Hits;
+use crate::telemetry::{Hits, LocalEnd};
 
 /// Attempts after the first.
 pub(super) const RETRIES: usize = 2;
@@ -136,9 +136,11 @@ impl Upstreams {
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let endpoint = Arc::clone(&picked.endpoint);
-            *chosen = Some(Chosen::uncounted(&endpoint));
             let attempt_until = pick.until(until);
-            let pause = match self.attempt(picked, version, attempt_until, message).await {
+            let local = &mut None;
+            let outcome = self.attempt(picked, version, attempt_until, message, local).await;
+            *chosen = Some(Chosen { local: *local, ..Chosen::uncounted(&endpoint) });
+            let pause = match outcome {
                 Ok(mut answered) => {
                     let pause = policy
                         .and_then(|policy| retry::after_answer(policy, tried.len(), &answered.response));
@@ -187,18 +189,20 @@ impl Upstreams {
         whole
     }
 
-    /// One attempt. A kept connection that turns out closed before anything was written is replaced by a new one.
+    /// One attempt; `local` is then the connection's. A kept connection that turns out closed before anything was written is replaced by a new one.
     async fn attempt(
         &self,
         picked: Picked,
         version: Version,
         until: Option<Instant>,
         message: &mut Message,
+        local: &mut Option<LocalEnd>,
     ) -> Result<Answered, Failure> {
         let mut reuse = true;
         loop {
             let lease = self.connections.lease(&picked.endpoint, version, message.host(), reuse);
             let mut lease = within(until, lease).await?.map_err(Failure::Connect)?;
+            *local = lease.local();
             let Some((request, returned)) = message.next() else { return Err(Failure::TimedOut) };
             match within(until, lease.send(request)).await {
                 Err(late) => {

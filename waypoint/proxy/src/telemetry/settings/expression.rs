@@ -22,6 +22,8 @@ pub(super) enum Expression {
     Attribute(Attribute),
     Header(Side, HeaderName),
     Has(Box<Self>),
+    /// Whether a request ended with this response flag.
+    Flag(String),
     Not(Box<Self>),
     All(Box<Self>, Box<Self>),
     Any(Box<Self>, Box<Self>),
@@ -74,6 +76,7 @@ impl Expression {
             Self::Attribute(attribute) => facts.get(*attribute)?,
             Self::Header(side, name) => facts.header(*side, name)?,
             Self::Has(of) => Value::Bool(of.value(facts).is_some()),
+            Self::Flag(flag) => Value::Bool(facts.flags().any(|one| one == flag)),
             Self::Not(of) => Value::Bool(!of.truth(facts)?),
             Self::All(a, b) => Value::Bool(decided(false, a.truth(facts), || b.truth(facts))?),
             Self::Any(a, b) => Value::Bool(decided(true, a.truth(facts), || b.truth(facts))?),
@@ -117,6 +120,7 @@ impl Expression {
         match self {
             Self::Bool(_)
             | Self::Has(_)
+            | Self::Flag(_)
             | Self::Not(_)
             | Self::All(..)
             | Self::Any(..)
@@ -134,7 +138,8 @@ impl Expression {
                 | Attribute::Milliseconds
                 | Attribute::SourcePort
                 | Attribute::LocalPort
-                | Attribute::UpstreamPort,
+                | Attribute::UpstreamPort
+                | Attribute::UpstreamLocalPort,
             )
             | Self::Number(_)
             | Self::Size(_) => Some(Kind::Number),
@@ -150,6 +155,7 @@ impl Expression {
         match self {
             Self::Text(_) | Self::Number(_) | Self::Bool(_) | Self::Time(_) => false,
             Self::Has(_)
+            | Self::Flag(_)
             | Self::Not(_)
             | Self::All(..)
             | Self::Any(..)
@@ -187,7 +193,12 @@ impl Expression {
                     part.headers(see);
                 }
             }
-            Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::Time(_) | Self::Attribute(_) => {}
+            Self::Bool(_)
+            | Self::Number(_)
+            | Self::Text(_)
+            | Self::Time(_)
+            | Self::Attribute(_)
+            | Self::Flag(_) => {}
         }
     }
 }

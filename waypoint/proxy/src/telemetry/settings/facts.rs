@@ -1,6 +1,7 @@
 //! What is known of a request or of a stream when it ends, by the names that formats, filters and labels use.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,13 +11,21 @@ use spiffe_id::SpiffeId;
 use waypoint_model::{Service, Workload};
 
 use super::super::captured::Side;
-use super::super::exchange::{DryRun, RequestRecord, SourceRecord, StreamRecord, detail};
+use super::super::exchange::{
+    DryRun, LocalEnd, RequestRecord, RoutedTo, SourceRecord, StreamRecord, causes, detail,
+};
 
 /// Envoy's response flags in the order of their bits (`envoy/stream_info/stream_info.h`), as `response.flags` has them.
 const FLAG_BITS: [&str; 25] = [
     "LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC", "URX",
     "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC",
 ];
+
+/// The header by which Envoy's router tells how long an endpoint took. Here it is in the log alone.
+pub(super) const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+
+/// Our end of a stream inside an HBONE tunnel, as Envoy names that of its internal connections.
+const INSIDE: &str = "envoy://internal_client_address/";
 
 /// gRPC status codes by number (grpc.io, *Status codes*), in the spelling of Envoy's log.
 const GRPC: [&str; 17] = [
@@ -71,6 +80,11 @@ pub(super) enum Attribute {
     Upstream,
     UpstreamIp,
     UpstreamPort,
+    UpstreamRemote,
+    UpstreamLocal,
+    UpstreamLocalIp,
+    UpstreamLocalPort,
+    TransportFailure,
     Cluster,
     Route,
     ServerName,
@@ -151,6 +165,8 @@ pub(in super::super) struct Facts<'a> {
     local: Option<SocketAddr>,
     server_name: Option<&'a str>,
     upstream: Option<&'a (Arc<Workload>, SocketAddr)>,
+    upstream_local: Option<LocalEnd>,
+    transport_failure: Option<&'a (dyn Error + Send + Sync)>,
     authority: &'a str,
     status: u16,
     flags: &'static str,
@@ -171,6 +187,8 @@ impl<'a> Facts<'a> {
             local: record.local,
             server_name: None,
             upstream: record.upstream.as_ref(),
+            upstream_local: record.upstream_local,
+            transport_failure: record.transport_failure.as_deref(),
             authority: &record.authority,
             status: record.status,
             flags: record.flags,
@@ -191,6 +209,8 @@ impl<'a> Facts<'a> {
             local: record.local,
             server_name: record.server_name.as_deref(),
             upstream: record.upstream.as_ref(),
+            upstream_local: record.upstream_local,
+            transport_failure: record.transport_failure.as_deref(),
             authority: "",
             status: record.status,
             flags: record.flags,
@@ -203,6 +223,12 @@ impl<'a> Facts<'a> {
 
     /// A header; the few that every record keeps are always there.
     pub(super) fn header(&self, side: Side, name: &HeaderName) -> Option<Value<'a>> {
+        if side == Side::Response
+            && name.as_str() == SERVICE_TIME
+            && let Some(took) = self.request?.service_time
+        {
+            return Some(Value::Text(Cow::Owned(took.as_millis().to_string())));
+        }
         let known = match (side, name.as_str()) {
             (Side::Request, "user-agent") => Some(Attribute::UserAgent),
             (Side::Request, "x-request-id") => Some(Attribute::RequestId),
@@ -243,12 +269,18 @@ impl<'a> Facts<'a> {
             Attribute::BytesReceived => number(self.received),
             Attribute::BytesSent => number(self.sent),
             Attribute::Code => number(self.status),
-            Attribute::CodeDetails => text(self.request.and(some(self.detail))),
-            Attribute::TerminationDetails => text(some(self.detail).filter(|_| self.request.is_none())),
+            Attribute::CodeDetails => self.request.and(some(self.detail)).map(one_word),
+            Attribute::TerminationDetails => {
+                some(self.detail).filter(|_| self.request.is_none()).map(one_word)
+            }
+            Attribute::TransportFailure => {
+                let causes = causes(self.transport_failure?);
+                Some(Value::Text(Cow::Owned(one_word(&causes).text().into_owned())))
+            }
             Attribute::Flags => text(Some(if self.flags.is_empty() { "-" } else { self.flags })),
             Attribute::FlagBits => {
-                let bit = FLAG_BITS.iter().position(|flag| *flag == self.flags);
-                Some(Value::Number(bit.map_or(0, |bit| 1 << bit)))
+                let bit = |flag: &str| FLAG_BITS.iter().position(|known| *known == flag);
+                Some(Value::Number(self.flags().filter_map(bit).fold(0, |bits, bit| bits | 1 << bit)))
             }
             Attribute::Milliseconds => number(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX)),
             Attribute::Took => Some(Value::Time(self.took)),
@@ -265,9 +297,22 @@ impl<'a> Facts<'a> {
             Attribute::Local => address(self.local),
             Attribute::LocalIp => ip(self.local),
             Attribute::LocalPort => number(self.port),
+            // Not before there is a connection.
+            Attribute::UpstreamRemote => {
+                address(self.upstream_local.and(self.upstream).map(|(_, address)| *address))
+            }
             Attribute::Upstream => address(self.upstream.map(|(_, address)| *address)),
             Attribute::UpstreamIp => ip(self.upstream.map(|(_, address)| *address)),
             Attribute::UpstreamPort => self.upstream.and_then(|(_, address)| number(address.port())),
+            Attribute::UpstreamLocal | Attribute::UpstreamLocalIp | Attribute::UpstreamLocalPort => {
+                match (self.upstream_local?, attribute) {
+                    (LocalEnd::Tunnel, Attribute::UpstreamLocal) => text(Some(INSIDE)),
+                    (LocalEnd::Tunnel, _no_address) => None,
+                    (LocalEnd::Socket(local), Attribute::UpstreamLocal) => address(Some(local)),
+                    (LocalEnd::Socket(local), Attribute::UpstreamLocalIp) => ip(Some(local)),
+                    (LocalEnd::Socket(local), _port) => number(local.port()),
+                }
+            }
         }
     }
 
@@ -311,14 +356,24 @@ impl<'a> Facts<'a> {
         self::text(some(text))
     }
 
+    /// Response flags, each alone.
+    pub(super) fn flags(&self) -> impl Iterator<Item = &'static str> {
+        self.flags.split(',').filter(|flag| !matches!(*flag, "" | "-"))
+    }
+
     /// What dry-run policies would have done.
     pub(super) fn dry_run(&self) -> Option<&'a DryRun> {
         self.request?.dry_run.as_ref()
     }
 
-    /// As istiod names the cluster of a waypoint's port.
+    /// The cluster that it was for, else as istiod names that of a waypoint's port.
     pub(in super::super) fn cluster(&self) -> Option<String> {
-        let carries = if self.request.is_some() { "http" } else { "tcp" };
+        let carries = match self.request.map(|request| &request.routed_to) {
+            Some(RoutedTo::Nowhere) => return None,
+            Some(RoutedTo::Cluster(name)) => return Some(name.as_ref().to_owned()),
+            Some(RoutedTo::Service) => "http",
+            None => "tcp",
+        };
         let service = self.service?;
         Some(format!("inbound-vip|{}|{carries}|{}", self.port, service.key.hostname))
     }
@@ -343,6 +398,12 @@ fn of_mcp(fact: Mcp, request: &RequestRecord) -> Option<Value<'_>> {
         Mcp::Resource => named(|method| method.starts_with("resources/")),
         Mcp::Decision | Mcp::Rule => None,
     }
+}
+
+/// Details are one word, as Envoy's are: lines are split at spaces.
+fn one_word(text: &str) -> Value<'_> {
+    let spaces = text.contains(char::is_whitespace);
+    Value::Text(if spaces { Cow::Owned(text.replace(char::is_whitespace, "_")) } else { Cow::Borrowed(text) })
 }
 
 fn text(text: Option<&str>) -> Option<Value<'_>> {

@@ -180,7 +180,8 @@ fn attribute(name: &str) -> Option<Attribute> {
         "BYTES_SENT" => Attribute::BytesSent,
         "DURATION" => Attribute::Milliseconds,
         "GRPC_STATUS_NUMBER" => Attribute::GrpcNumber,
-        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => Attribute::Upstream,
+        "UPSTREAM_HOST" => Attribute::Upstream,
+        "UPSTREAM_REMOTE_ADDRESS" => Attribute::UpstreamRemote,
         "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Attribute::UpstreamIp,
         "UPSTREAM_REMOTE_PORT" => Attribute::UpstreamPort,
         "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Attribute::Cluster,
@@ -197,8 +198,10 @@ fn attribute(name: &str) -> Option<Attribute> {
         "REQUESTED_SERVER_NAME" => Attribute::ServerName,
         "ROUTE_NAME" => Attribute::Route,
         "TRACE_ID" => Attribute::TraceId,
-        // Never known here, and part of Istio's own format: `-` without a word in the log.
-        "UPSTREAM_TRANSPORT_FAILURE_REASON" | "UPSTREAM_LOCAL_ADDRESS" => Attribute::Never,
+        "UPSTREAM_TRANSPORT_FAILURE_REASON" => Attribute::TransportFailure,
+        "UPSTREAM_LOCAL_ADDRESS" => Attribute::UpstreamLocal,
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Attribute::UpstreamLocalIp,
+        "UPSTREAM_LOCAL_PORT" => Attribute::UpstreamLocalPort,
         _unknown => return None,
     })
 }

@@ -383,6 +383,8 @@ fn function(name: &str, mut arguments: Vec<Expression>) -> Result<Expression, Pa
         ("has", of @ (Expression::Attribute(_) | Expression::Header(..))) => {
             Ok(Expression::Has(Box::new(of)))
         }
+        // No function of CEL: it stands for Envoy's filter by response flag.
+        ("response_flag", Expression::Text(flag)) => Ok(Expression::Flag(flag)),
         ("string", of) => Ok(Expression::Show(Box::new(of))),
         ("size", of) if of.kind() == Some(Kind::Text) => Ok(Expression::Size(Box::new(of))),
         ("duration", Expression::Text(text)) => duration(&text).map(Expression::Time).ok_or_else(unknown),
@@ -434,6 +436,8 @@ fn attribute(path: &str) -> Result<Expression, ParseError> {
         "connection.termination_details" => Attribute::TerminationDetails,
         "upstream.address" => Attribute::Upstream,
         "upstream.port" => Attribute::UpstreamPort,
+        "upstream.local_address" => Attribute::UpstreamLocal,
+        "upstream.transport_failure_reason" => Attribute::TransportFailure,
         "upstream.uri_san_peer_certificate" => Attribute::UpstreamPeerUri,
         "xds.cluster_name" => Attribute::Cluster,
         "xds.route_name" => Attribute::Route,

@@ -3,16 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use waypoint_model::{AccessLog, LogFormat, TelemetrySettings};
 
-use super::super::captured::{Captured, Side};
+use super::super::captured::Side;
 use super::expression::Expression;
 use super::facts::Facts;
 use super::format::Format;
 use super::parse::parse_filter;
 use super::tag::Changes;
 use super::tracer::Tracer;
+use super::wants::Wants;
 
 /// Sentences about settings that are remembered, so that each is said once.
 const SAID: usize = 1_000;
@@ -77,8 +78,7 @@ pub(in super::super) enum Told {
 pub(crate) struct Plan {
     loggers: Vec<Logger>,
     metrics: Vec<(Metric, Told)>,
-    request_headers: Vec<HeaderName>,
-    response_headers: Vec<HeaderName>,
+    wants: Wants,
     identity_header: bool,
     tracer: Option<Arc<Tracer>>,
 }
@@ -109,16 +109,8 @@ impl Plan {
     pub(in super::super) fn compile(settings: &TelemetrySettings, said: &mut dyn FnMut(String)) -> Self {
         let loggers: Vec<Logger> = settings.access_log.iter().map(|log| logger(log, said)).collect();
         let metrics = metrics(settings, said);
-        let (mut request_headers, mut response_headers) = (Vec::new(), Vec::new());
-        let mut see = |side: Side, name: &HeaderName| {
-            let names = match side {
-                Side::Request => &mut request_headers,
-                Side::Response => &mut response_headers,
-            };
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        };
+        let mut wants = Wants::default();
+        let mut see = |side: Side, name: &HeaderName| wants.header(side, name);
         for logger in &loggers {
             logger.format.iter().for_each(|format| format.headers(&mut see));
             logger.filter.iter().for_each(|filter| filter.headers(&mut see));
@@ -132,7 +124,7 @@ impl Plan {
         tracer.iter().for_each(|tracer| tracer.headers(&mut see));
         let identity_header = settings.client_identity_header;
         let tracer = tracer.map(Arc::new);
-        Self { loggers, metrics, request_headers, response_headers, identity_header, tracer }
+        Self { loggers, metrics, wants, identity_header, tracer }
     }
 
     /// Whether `x-forwarded-client-cert` is put on requests.
@@ -145,14 +137,14 @@ impl Plan {
         self.tracer.as_ref()
     }
 
-    /// Keeps what of a request's head will be told.
-    pub(crate) fn keep_request(&self, headers: &HeaderMap, into: &mut Captured) {
-        into.keep(Side::Request, &self.request_headers, headers);
+    /// What of a request is told beside what every record has.
+    pub(in super::super) fn wants(&self) -> &Wants {
+        &self.wants
     }
 
-    /// Keeps what of an answer's head will be told.
-    pub(crate) fn keep_response(&self, headers: &HeaderMap, into: &mut Captured) {
-        into.keep(Side::Response, &self.response_headers, headers);
+    /// Whether a logger writes in the process' own format.
+    pub(in super::super) fn writes_own(&self) -> bool {
+        self.loggers.iter().any(|logger| logger.format.is_none())
     }
 
     pub(in super::super) fn loggers(&self) -> &[Logger] {

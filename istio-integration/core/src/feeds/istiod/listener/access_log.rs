@@ -5,7 +5,8 @@ use istio_protos::envoy::config::accesslog::v3::access_log::ConfigType;
 use istio_protos::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use istio_protos::envoy::config::accesslog::v3::comparison_filter::Op;
 use istio_protos::envoy::config::accesslog::v3::{
-    AccessLog as Logger, AccessLogFilter, ExtensionFilter, StatusCodeFilter, extension_filter,
+    AccessLog as Logger, AccessLogFilter, ExtensionFilter, ResponseFlagFilter, StatusCodeFilter,
+    extension_filter,
 };
 use istio_protos::envoy::config::core::v3::SubstitutionFormatString;
 use istio_protos::envoy::config::core::v3::data_source::Specifier;
@@ -87,9 +88,7 @@ fn filter(filter: &AccessLogFilter) -> Result<String, Refused> {
             let parts: Result<Vec<String>, Refused> = all.filters.iter().map(self::filter).collect();
             Ok(parts?.iter().map(|part| format!("({part})")).collect::<Vec<_>>().join(" && "))
         }
-        Some(FilterSpecifier::ResponseFlagFilter(_)) => {
-            Err(Refused::new("a filter by response flag is not built"))
-        }
+        Some(FilterSpecifier::ResponseFlagFilter(any)) => flags(any),
         None => Err(Refused::new("a filter without a rule")),
     }
 }
@@ -97,6 +96,19 @@ fn filter(filter: &AccessLogFilter) -> Result<String, Refused> {
 fn expression(filter: &ExtensionFilter) -> Result<String, Refused> {
     let config = filter.config_type.as_ref().map(|extension_filter::ConfigType::TypedConfig(any)| any);
     unpack::<ExpressionFilter>(config).map(|filter| filter.expression)
+}
+
+/// One of these flags, or any where none is named. Flags are letters; nothing else gets into an expression.
+fn flags(filter: &ResponseFlagFilter) -> Result<String, Refused> {
+    let flag = |flag: &String| match flag.chars().all(|c| c.is_ascii_uppercase()) {
+        true => Ok(format!("response_flag('{flag}')")),
+        false => Err(Refused::new(format!("{flag:?} is no response flag"))),
+    };
+    let each: Result<Vec<String>, Refused> = filter.flags.iter().map(flag).collect();
+    Ok(match each?.as_slice() {
+        [] => "response.flags != 0".to_owned(),
+        each => each.join(" || "),
+    })
 }
 
 fn status(filter: &StatusCodeFilter) -> Result<String, Refused> {

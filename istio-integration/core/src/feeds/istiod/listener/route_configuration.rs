@@ -70,6 +70,9 @@ fn hostnames(host: &VirtualHost) -> Vec<String> {
     host.domains.iter().filter(|domain| *domain != "*").cloned().collect()
 }
 
+/// What istiod calls the route of a service without routes.
+const USUAL_NAME: &str = "default";
+
 /// Outcomes after which istiod has every request sent again that no route says otherwise of.
 const USUAL_RETRIES: [RetryOn; 4] =
     [RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::GrpcStatus(14), RetryOn::GrpcStatus(1)];
@@ -89,7 +92,8 @@ fn plain(route: &Route) -> Option<ClusterKey> {
         retries.on == USUAL_RETRIES && retries.per_try_timeout.is_none() && retries.backoff.is_none()
     };
     let changes = [&only.request_headers, &only.response_headers, request_headers, response_headers];
-    let simple = route.hostnames.is_empty()
+    let simple = only.name == USUAL_NAME
+        && route.hostnames.is_empty()
         && only.matches.is_empty()
         && only.timeout.is_none()
         && *rewrite == Rewrite::default()
