@@ -115,7 +115,7 @@ impl Redirector {
         let usual = matches!((scheme, port.as_deref()), ("http", Some("80")) | ("https", Some("443")));
         let port = port.filter(|_| !usual).map(|port| format!(":{port}")).unwrap_or_default();
         let path = match &self.path {
-            Some(rewrite) => rewrite.apply(matched, path)?,
+            Some(rewrite) => rewrite.redirect(matched, path)?,
             None => path.to_owned(),
         };
         let query = query.filter(|_| !path.contains('?'));
@@ -146,6 +146,17 @@ impl PathRewriter {
                 Err(format!("`{text}` names group {group}, which `{}` has not", pattern.as_str()))
             }
             _none => Ok(Self::Regex(regex, parts)),
+        }
+    }
+
+    /// The path of a redirect. As [`Self::apply`], but where the prefix is all of the path, its replacement stands as it is
+    /// written, with a slash at its end: so Envoy does, and istiod takes that slash off for rewrites only.
+    fn redirect(&self, matched: &Matched, path: &str) -> Result<String, http::Error> {
+        match (self, matched) {
+            (Self::Prefix(_), Matched::Segments(prefix)) if path == prefix.trim_end_matches('/') => {
+                self.apply(&Matched::Whole, path)
+            }
+            _more => self.apply(matched, path),
         }
     }
 
@@ -381,6 +392,24 @@ mod tests {
             let response = response.answer(&segments("/p"), authority, "/p/q", Some("x=1")).unwrap();
             assert_eq!(response.status(), 302);
             assert_eq!(response.headers()[LOCATION], want, "{wanted:?} {authority}");
+        }
+    }
+
+    #[test]
+    fn a_location_whose_prefix_was_all_of_the_path_is_the_replacement_as_written() {
+        let rows = [
+            ("/p", "/p", "/z/", "/z/"),
+            ("/p/", "/p", "/z/", "/z/"),
+            ("/p", "/p/", "/z/", "/z/"),
+            ("/p", "/p", "/z", "/z"),
+            ("/p", "/p", "/", "/"),
+            ("/p/q", "/p", "/z/", "/z/q"),
+        ];
+        for (path, prefix, replacement, want) in rows {
+            let wanted = to(None, None, None, Some(PathRewrite::Prefix(replacement.to_owned())));
+            let response = Redirector::compile(&wanted).unwrap();
+            let response = response.answer(&segments(prefix), "a.example", path, None).unwrap();
+            assert_eq!(response.headers()[LOCATION], format!("http://a.example{want}"), "{path} {prefix}");
         }
     }
 
