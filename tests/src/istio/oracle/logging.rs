@@ -1,8 +1,8 @@
 //! Envoy with the access log that istiod asks for, and with connections inside of it where istiod has tunnels.
 
 use super::{
-    Front, Oracle, Reading, chain, cluster, clusters_of, filters, free_addresses, judging, kind, listening, manager,
-    serving,
+    Front, Oracle, Reading, chain, cluster, clusters_of, filters, free_addresses, judging, kind, listening,
+    manager, serving,
 };
 use crate::istio::objects::at;
 use anyhow::{Context, Result};
