@@ -50,16 +50,17 @@ impl Oracle {
         });
         let addresses = free_addresses(1).await?;
         let mut listeners: Vec<_> = addresses.iter().map(|address| listening(*address, &chains)).collect();
-        let mut whole = json!({});
+        let mut extensions = json!([]);
         if let Some(application) = application {
             clusters.push(cluster("application", application));
             listeners.push(originate());
-            whole["bootstrapExtensions"] = json!([{
+            extensions = json!([{
                 "name": "internal",
                 "typedConfig": {"@type": kind("extensions.bootstrap.internal_listener.v3.InternalListener")},
             }]);
         }
-        whole["staticResources"] = json!({"listeners": listeners, "clusters": clusters});
+        let resources = json!({"listeners": listeners, "clusters": clusters});
+        let whole = json!({"bootstrapExtensions": extensions, "staticResources": resources});
         Self::start_with(folder, addresses, &whole).await
     }
 }
@@ -69,8 +70,10 @@ fn leading(name: &str, way: Way) -> Value {
     let mut cluster = cluster(name, endpoint);
     if let Way::Tunnel(_) = way {
         let inside = json!({"serverListenerName": ORIGINATE, "endpointId": endpoint.to_string()});
-        cluster["loadAssignment"]["endpoints"][0]["lbEndpoints"][0]["endpoint"]["address"] =
-            json!({"envoyInternalAddress": inside});
+        let place = "/loadAssignment/endpoints/0/lbEndpoints/0/endpoint/address";
+        if let Some(address) = cluster.pointer_mut(place) {
+            *address = json!({"envoyInternalAddress": inside});
+        }
     }
     cluster
 }
