@@ -176,7 +176,7 @@ spec: {{hosts: [server], http: [{{route: [{{destination: {{host: {host}, port: {
     stage.namespace.apply(&service).await?;
     stage.namespace.endpoints("old", &[&pod]).await?;
     stage.namespace.apply(&to("old")).await?;
-    let why = "mutual TLS to sidecars without HBONE is not supported";
+    let why = "mutual_TLS_to_sidecars_without_HBONE_is_not_supported";
     wait::until_async("it is refused by name", async || {
         let refused = client.status(&at, &ask).await? == 503;
         let named = stage.waypoint.process.stdout.all().iter().any(|line| line.contains(why));
