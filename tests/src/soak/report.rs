@@ -11,6 +11,13 @@ use std::time::Duration;
 /// questions are answered a second, so a leak of 30 bytes a question is beyond it in two minutes, and of 3 bytes in twenty-five.
 const GROWTH: f64 = MEBIBYTE;
 
+/// And by so much in steps: a burst that was greater than all before it makes the heaps larger once (1 MiB was seen, in twenty
+/// minutes).
+const RISE: f64 = 4.0 * MEBIBYTE;
+
+/// Of longer runs so many samples of the second half are compared, spread evenly.
+const COMPARED: usize = 300;
+
 /// Descriptors may differ by so many: a scrape of the metrics that is just open, a pool that made one more connection.
 pub(super) const MORE_DESCRIPTORS: usize = 2;
 const BUSY_DESCRIPTORS: f64 = 20.0;
@@ -39,6 +46,8 @@ struct Trend {
     /// From the half's begin to its end, by its slope.
     growth: f64,
     growth_per_hour: f64,
+    /// From the median of the half's first eighth to that of its last, steps included.
+    rise: f64,
 }
 
 impl Report {
@@ -67,6 +76,8 @@ impl Report {
         }
         let grown = memory.growth;
         must(grown <= GROWTH, format!("memory grew by {:.1} MiB in the second half", grown / MEBIBYTE));
+        let rise = memory.rise;
+        must(rise <= RISE, format!("memory rose by {:.1} MiB in the second half", rise / MEBIBYTE));
         let more = descriptors.growth;
         must(more <= BUSY_DESCRIPTORS, format!("{more:.0} more descriptors under the same load"));
         for (gauge, value) in &idle.gauges {
@@ -107,12 +118,13 @@ impl Report {
         format!(
             "{answered} questions answered in {} s, {lost} lost with pods that died; {configurations} configurations, \
              {certificates} certificates, {restarts} restarts, {deaths} deaths\n\
-             second half: memory {:.1} MiB, growing by {:.2} MiB ({:.1} an hour), descriptors {}, growing by {:.1}\n\
+             second half: memory {:.1} MiB, growing by {:.2} MiB ({:.1} an hour), with steps {:.2} MiB, descriptors {}, growing by {:.1}\n\
              idle: memory {:.1} MiB, descriptors {} (at the start {}); this process was late by {:.0} ms at most",
             self.seconds,
             self.memory.median / MEBIBYTE,
             self.memory.growth / MEBIBYTE,
             self.memory.growth_per_hour / MEBIBYTE,
+            self.memory.rise / MEBIBYTE,
             self.descriptors.median,
             self.descriptors.growth,
             mebibytes(self.idle.resident_bytes),
@@ -123,24 +135,44 @@ impl Report {
     }
 }
 
-/// The second half. Each sample is compared with the one a quarter of the run later, and the median of these slopes is the
-/// slope, so that neither a spike nor a single step makes one.
+/// The second half. Its slope is the one of those between any two samples (as Theil and Sen) that two of five lie below: one
+/// step, wherever it stands, lies between half of the pairs at most, so neither it nor spikes make a slope, while what goes on
+/// and on does.
 fn trend(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> Trend {
     let (_, half) = samples.split_at(samples.len() / 2);
-    let (early, late) = half.split_at(half.len() / 2);
-    let slopes = early.iter().zip(late).map(|(one, other)| {
-        let seconds = other.seconds - one.seconds;
-        if seconds > 0.0 { (of(other) - of(one)) / seconds } else { 0.0 }
+    let some: Vec<_> = half.iter().step_by(half.len().div_ceil(COMPARED).max(1)).collect();
+    let slopes = some.iter().enumerate().flat_map(|(at, one)| {
+        let later = some.iter().skip(at + 1).filter(|other| other.seconds > one.seconds);
+        later.map(|other| (of(other) - of(one)) / (other.seconds - one.seconds))
     });
-    let slope = median(slopes);
+    let slope = quantile(slopes, 0.4);
     let lasted = half.first().zip(half.last()).map_or(0.0, |(first, last)| last.seconds - first.seconds);
-    Trend { median: median(half.iter().map(of)), growth: slope * lasted, growth_per_hour: slope * 3600.0 }
+    let end = half.len().div_ceil(8);
+    let (first, last) = (half.iter().take(end), half.iter().rev().take(end));
+    Trend {
+        median: median(half.iter().map(&of)),
+        growth: slope * lasted,
+        growth_per_hour: slope * 3600.0,
+        rise: median(last.map(&of)) - median(first.map(&of)),
+    }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// The value that this share of all lies below; zero if there are none.
+fn quantile(values: impl Iterator<Item = f64>, share: f64) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    #[expect(clippy::cast_precision_loss, reason = "some ten thousand")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and below the length"
+    )]
+    let at = (values.len() as f64 * share) as usize;
+    values.get(at).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -185,9 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn a_step_is_a_rise_and_no_growth_wherever_it_stands() {
+        for at_step in [510, 600, 700, 750, 760, 900, 990] {
+            let memory = seen(|at| if at < at_step { 1000 } else { 900_000 });
+            assert!(memory.growth.abs() < 500.0, "{at_step}: {memory:?}");
+        }
+        assert!((seen(|at| if at < 700 { 1000 } else { 900_000 }).rise - 899_000.0).abs() < 1.0);
+        let stairs = seen(|at| at / 50 * 10_000);
+        assert!((80_000.0..120_000.0).contains(&stairs.growth), "{stairs:?}");
+    }
+
+    #[test]
     fn a_slow_leak_below_noise_is_growth() {
         let memory = seen(|at| 1_000_000 + at * 4 + noise(at));
-        assert!((1000.0..3000.0).contains(&memory.growth), "{memory:?}");
+        assert!((1000.0..2200.0).contains(&memory.growth), "{memory:?}");
     }
 
     #[test]
