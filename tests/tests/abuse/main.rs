@@ -15,6 +15,7 @@ mod eras;
 mod frames;
 mod heads;
 mod http2;
+mod http_sse;
 mod json;
 mod lists;
 mod records;

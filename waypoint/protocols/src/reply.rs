@@ -19,6 +19,12 @@ impl Reply {
         Self { status, content_type: "application/json", body: Bytes::from(body) }
     }
 
+    /// Whether it is the answer to one request, by the request's id.
+    pub fn is_for_request(&self) -> bool {
+        let begins = |with: &str| self.body.starts_with(with.as_bytes());
+        begins(r#"{"jsonrpc":"2.0","id":"#) && !begins(r#"{"jsonrpc":"2.0","id":null"#)
+    }
+
     /// 202 without a body: what a notification or a client's response gets, refused or not.
     pub(crate) fn accepted() -> Self {
         Self { status: StatusCode::ACCEPTED, content_type: "", body: Bytes::new() }

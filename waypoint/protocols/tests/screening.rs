@@ -3,7 +3,7 @@
 
 mod support;
 
-use agent_protocols::mcp::{Entry, Judge, ListKind, Screened, SseScreen, screen_json};
+use agent_protocols::mcp::{Entry, Judge, ListKind, Screened, SseScreen, Unscreenable, screen_json};
 use agent_protocols::{Facts, Kind, Limits, Truth};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -19,6 +19,18 @@ impl Judge for HideBad {
     fn keep(&mut self, entry: &Entry<'_>) -> bool {
         self.asked.push(entry.name.to_string());
         !entry.name.contains("bad")
+    }
+
+    fn endpoint(&mut self, uri: &str) -> Result<String, Unscreenable> {
+        if uri.starts_with("//") {
+            Err(Unscreenable { name: "elsewhere" })
+        } else {
+            Ok(format!("{uri}-sealed"))
+        }
+    }
+
+    fn refusal(&mut self, sealed: &str) -> Option<String> {
+        (sealed == "told").then(|| r#"{"id":7,"error":{}}"#.to_owned())
     }
 }
 
@@ -333,9 +345,24 @@ fn a_stream_is_filtered_event_by_event() {
             format!("event: x\ndata: {list}\ndata: no json\n\n"),
         ),
         (
-            "endpoint passes",
+            "an endpoint is as its client is to see it",
             "event: endpoint\ndata: /messages?sessionId=1\n\n".to_owned(),
-            "event: endpoint\ndata: /messages?sessionId=1\n\n".to_owned(),
+            "event: endpoint\ndata: /messages?sessionId=1-sealed\n\n".to_owned(),
+        ),
+        (
+            "a refusal in the place of the answer that carries it",
+            "event: message\ndata: {\"id\":\"portcullis-refusal:told\",\"result\":{}}\n\n".to_owned(),
+            "event: message\ndata: {\"id\":7,\"error\":{}}\n\n".to_owned(),
+        ),
+        (
+            "an answer that carries nothing",
+            "data: {\"id\":\"portcullis-refusal:forged\",\"result\":{}}\n\n".to_owned(),
+            "data: {\"id\":\"portcullis-refusal:forged\",\"result\":{}}\n\n".to_owned(),
+        ),
+        (
+            "a request of that id is no answer",
+            "data: {\"id\":\"portcullis-refusal:told\",\"method\":\"ping\"}\n\n".to_owned(),
+            "data: {\"id\":\"portcullis-refusal:told\",\"method\":\"ping\"}\n\n".to_owned(),
         ),
         ("priming event passes", "id: 1\ndata:\n\n".to_owned(), "id: 1\ndata:\n\n".to_owned()),
         ("retry alone passes", "retry: 100\n\n".to_owned(), "retry: 100\n\n".to_owned()),

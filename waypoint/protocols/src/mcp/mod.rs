@@ -3,6 +3,7 @@
 mod answer;
 mod exchange;
 mod head;
+mod http_sse;
 mod message;
 mod method;
 mod observe;
@@ -14,6 +15,7 @@ mod subject;
 pub use answer::{DenyMode, no_access, refuse, session_not_found, unscreenable};
 pub use exchange::Exchange;
 pub use head::{Head, HeadKind};
+pub use http_sse::{TwoSessions, carrier, endpoint_session, replaced, session_in_query};
 pub use message::{Message, Trace};
 pub use method::{Method, methods};
 pub use observe::observe;

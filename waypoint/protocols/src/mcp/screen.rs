@@ -1,5 +1,6 @@
 //! Answers without the entries that the peer may not call: found by shape, edited in place.
 
+use super::http_sse::REFUSAL;
 use super::subject::Target;
 use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
 use crate::json::{Document, Shape, Value, is_twin};
@@ -117,6 +118,19 @@ impl Facts for Entry<'_> {
 pub trait Judge {
     /// Whether the call that an entry offers could be allowed.
     fn keep(&mut self, entry: &Entry<'_>) -> bool;
+
+    /// The URI that an `endpoint` event names (HTTP+SSE, 2024-11-05), as its client is to see it.
+    ///
+    /// # Errors
+    /// [`Unscreenable`]: the stream must end. So it is unless told.
+    fn endpoint(&mut self, _uri: &str) -> Result<String, Unscreenable> {
+        Err(Unscreenable { name: "endpoint_event" })
+    }
+
+    /// The message that is told in the place of the answer to a [`super::carrier`] of this sealed refusal.
+    fn refusal(&mut self, _sealed: &str) -> Option<String> {
+        None
+    }
 }
 
 /// What screening did.
@@ -175,7 +189,7 @@ struct Screen<'s> {
 struct Edit {
     start: usize,
     end: usize,
-    by: &'static str,
+    by: Cow<'static, str>,
 }
 
 impl Screen<'_> {
@@ -194,6 +208,11 @@ impl Screen<'_> {
     }
 
     fn message(&mut self, message: Value<'_, '_>) -> Result<(), Unscreenable> {
+        if let Some(told) = self.told_instead(message) {
+            let (start, end) = message.span();
+            self.edits.push(Edit { start, end, by: told.into() });
+            return Ok(());
+        }
         for (key, value) in message.members() {
             if key == "result" {
                 self.result(value)?;
@@ -202,6 +221,12 @@ impl Screen<'_> {
             }
         }
         Ok(())
+    }
+
+    fn told_instead(&mut self, message: Value<'_, '_>) -> Option<String> {
+        let id = message.get("id").and_then(Value::as_str)?;
+        let sealed = id.strip_prefix(REFUSAL)?;
+        if message.get("method").is_some() { None } else { self.judge.refusal(sealed) }
     }
 
     fn result(&mut self, result: Value<'_, '_>) -> Result<(), Unscreenable> {
@@ -213,7 +238,7 @@ impl Screen<'_> {
                 return Err(Unscreenable { name: "case_variant_key" });
             } else if holds_list && key == "cacheScope" && value.as_str().as_deref() != Some("private") {
                 let (start, end) = value.span();
-                self.edits.push(Edit { start, end, by: "\"private\"" });
+                self.edits.push(Edit { start, end, by: "\"private\"".into() });
             }
         }
         Ok(())
@@ -232,7 +257,7 @@ impl Screen<'_> {
             if self.keeps(kind, element) {
                 self.counts.kept += 1;
                 if let Some((from, _)) = denied.take() {
-                    self.edits.push(Edit { start: from, end: start, by: "" });
+                    self.edits.push(Edit { start: from, end: start, by: "".into() });
                 }
                 last_kept = Some(end);
             } else {
@@ -241,7 +266,7 @@ impl Screen<'_> {
             }
         }
         if let Some((from, end)) = denied {
-            self.edits.push(Edit { start: last_kept.unwrap_or(from), end, by: "" });
+            self.edits.push(Edit { start: last_kept.unwrap_or(from), end, by: "".into() });
         }
         Ok(())
     }
@@ -340,9 +365,14 @@ fn screen_event(
     counts: &mut Screened,
     out: &mut BytesMut,
 ) -> Result<(), Unscreenable> {
-    let screened = match message_data(event) {
-        Some(data) => screen_json(&data, limits, judge, counts)?,
-        None => None,
+    let (name, data) = content(event);
+    let screened = match data {
+        Some(data) if name.is_empty() || name == b"message" => screen_json(&data, limits, judge, counts)?,
+        Some(data) if name == b"endpoint" => {
+            let uri = std::str::from_utf8(&data).map_err(|_| Unscreenable { name: "endpoint_uri" })?;
+            Some(judge.endpoint(uri)?.into())
+        }
+        Some(_) | None => None,
     };
     match screened {
         Some(data) => rewrite(event, &data, out),
@@ -351,10 +381,10 @@ fn screen_event(
     Ok(())
 }
 
-/// The data of an event that clients read as a message; `None` for any other.
-fn message_data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
+/// The name of an event, and its data.
+fn content(event: &[u8]) -> (&[u8], Option<Cow<'_, [u8]>>) {
     let mut data: Option<Cow<'_, [u8]>> = None;
-    let mut is_message = true;
+    let mut name: &[u8] = b"";
     for line in lines(event) {
         match line.field() {
             (b"data", value) => match &mut data {
@@ -365,11 +395,11 @@ fn message_data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
                     data.extend_from_slice(value);
                 }
             },
-            (b"event", value) => is_message = value.is_empty() || value == b"message",
+            (b"event", value) => name = value,
             _ => {}
         }
     }
-    data.filter(|_| is_message)
+    (name, data)
 }
 
 /// The event with other data, in the place of its first data line. Line feeds in the data stand between tokens only:

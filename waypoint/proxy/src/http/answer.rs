@@ -12,7 +12,8 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::cors;
 use super::headers::{self, Target};
-use super::mcp::{self, Entered, SESSION};
+use super::http_sse::Home;
+use super::mcp::{Entered, SESSION};
 use super::request::Refused;
 use crate::body::Body;
 use crate::context::StreamContext;
@@ -20,8 +21,7 @@ use crate::refusal::Refusal;
 use crate::routing::rewrite;
 use crate::routing::table::{self, Answer, Own};
 use crate::routing::values::Facts;
-use crate::snapshot::Destination;
-use crate::upstream::{Chosen, UpstreamError};
+use crate::upstream::UpstreamError;
 
 /// Envoy's and Istio's text for a policy refusal; tests and runbooks know it.
 const RBAC: &str = "RBAC: access denied";
@@ -218,8 +218,7 @@ pub(crate) fn clean(response: &mut Response<Body>) {
 /// Binds a session that the server opened to the identity that asked, and shows the client the id that it is to use.
 pub(crate) fn bind_session(
     cx: &Arc<StreamContext>,
-    destination: &Destination,
-    chosen: Option<&Chosen>,
+    home: Option<&Home>,
     entered: Option<&Entered>,
     response: &mut Response<Body>,
 ) {
@@ -227,11 +226,9 @@ pub(crate) fn bind_session(
     let headers = response.headers_mut();
     let Some(id) = headers.remove(&SESSION) else { return };
     let known = entered.filter(|entered| entered.session.upstream_id == id);
-    let shown = match (known, chosen) {
+    let shown = match (known, home) {
         (Some(entered), _) => Some(entered.shown.clone()),
-        (None, Some(chosen)) if success => {
-            cx.shared.sessions.bind(mcp::holder(cx, destination), &id, &chosen.workload.uid)
-        }
+        (None, Some(home)) if success => cx.shared.sessions.bind(home.holder.clone(), &id, &home.endpoint),
         (None, _) => None,
     };
     if let Some(shown) = shown {

@@ -13,6 +13,7 @@ use super::inspect::Inspected;
 use super::mcp;
 use crate::context::StreamContext;
 use crate::jwt::Verified;
+use crate::sessions::Holder;
 use crate::snapshot::Destination;
 
 /// A request as it was judged, before anything was changed for the way up; with its MCP body where one was read.
@@ -119,6 +120,16 @@ impl Asked {
 
     pub(crate) fn cx(&self) -> &Arc<StreamContext> {
         &self.head.cx
+    }
+
+    /// Whose handles it may use.
+    pub(crate) fn holder(&self, destination: &Destination) -> Holder {
+        mcp::holder(&self.head.cx, destination, self.head.target.token.as_deref())
+    }
+
+    /// `:authority`, or `Host`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.head.target.authority
     }
 
     /// As the request is seen now: a token whose time is over, or that the rules of now do not accept, tells nothing.

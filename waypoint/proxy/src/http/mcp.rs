@@ -13,10 +13,12 @@ use waypoint_policy::{Attributes, Denial, HeadVerdict, Permit, PolicySet};
 use super::asked::{self, Asked, Message};
 use super::exchange::ExchangeLog;
 use super::headers::Target;
+use super::http_sse::{self, Home};
 use super::inspect::{self, Inspected};
 use super::request::{Judged, Refused, Screening};
 use crate::body::Body;
 use crate::context::StreamContext;
+use crate::jwt::Verified;
 use crate::refusal::Refusal;
 use crate::sessions::{Holder, Session};
 use crate::snapshot::Destination;
@@ -80,9 +82,6 @@ pub(crate) async fn authorize(
 ) -> Result<Judged, Refused> {
     let head = Head::read(parts).map_err(malformed)?;
     log.mcp_head(&head);
-    if names_session(target.query.as_deref()) {
-        return Err(Refusal::BadRequest("session_in_query").into());
-    }
     if head.kind() != HeadKind::Message && !body.is_end_stream() {
         return Err(Refusal::BadRequest("unexpected_body").into()); // HTTP/2 needs no header to announce one.
     }
@@ -97,7 +96,16 @@ pub(crate) async fn authorize(
         HeadVerdict::ReadBody if head.kind() == HeadKind::Message => {
             let limits = &cx.shared.settings.limits;
             let inspected = inspect::read(body, &cx.shared.inspection, limits).await?;
-            by_body(cx, destination, parts, target, head, inspected, log)
+            let (kept, queried) = (head.clone(), enter_by_query(cx, destination, parts, target, log)?);
+            let judged = by_body(cx, destination, parts, target, head, queried.clone(), inspected, log);
+            match (judged, queried) {
+                (Err(refused), Some(entered)) => {
+                    let judged = on_its_stream(cx, destination, parts, target, &kept, entered, refused)?;
+                    log.answers("refused_on_stream");
+                    Ok(judged)
+                }
+                (judged, _) => judged,
+            }
         }
         HeadVerdict::ReadBody => {
             let attributes = asked::attributes(cx, parts, target, destination.port);
@@ -109,11 +117,32 @@ pub(crate) async fn authorize(
     }
 }
 
-/// Servers of the HTTP+SSE transport (2024-11-05) name their session in the query. It is not bound to an identity yet, so a
-/// request with one is refused.
-fn names_session(query: Option<&str>) -> bool {
-    let keys = query.into_iter().flat_map(|query| query.split('&')).filter_map(|pair| pair.split('=').next());
-    keys.map(|key| key.to_ascii_lowercase().replace(['_', '-'], "")).any(|key| key == "sessionid")
+/// What a refused message of HTTP+SSE leaves behind: a `ping` that brings the refusal to the session's stream. Anything else is
+/// refused as it was.
+fn on_its_stream(
+    cx: &Arc<StreamContext>,
+    destination: &Destination,
+    parts: &mut Parts,
+    target: &Target,
+    head: &Head,
+    entered: Entered,
+    refused: Refused,
+) -> Result<Judged, Refused> {
+    let told = refused.reply.as_ref().filter(|reply| reply.is_for_request());
+    let Some(told) = told.and_then(|reply| std::str::from_utf8(&reply.body).ok()) else {
+        return Err(refused);
+    };
+    let holder = holder(cx, destination, target.token.as_deref());
+    let home = Home { holder, endpoint: entered.session.endpoint.clone() };
+    let attributes = asked::attributes(cx, parts, target, destination.port);
+    let Some((permit, carrier)) = http_sse::carry(cx, destination, head, &attributes, &home, told) else {
+        return Err(refused);
+    };
+    mcp::sanitize(&mut parts.headers, None);
+    let body = http_sse::replace_body(&mut parts.headers, carrier);
+    let pick = pinned(Some(&entered));
+    let (screening, session) = (Screening::None, Some(entered));
+    Ok(Judged { permit, asked: None, body, pick, screening, lifecycle: false, session, id: None })
 }
 
 /// Nothing depends on the body: it streams through.
@@ -133,7 +162,8 @@ fn by_head(
 ) -> Result<Judged, Refused> {
     log.permitted(&permit);
     let modern = head.revision().is_some_and(|version| Revision::parse(version) == Revision::V2026_07_28);
-    let session = enter(cx, destination, parts, modern).map_err(|refusal| {
+    let queried = enter_by_query(cx, destination, parts, target, log)?;
+    let session = enter(cx, destination, parts, target, queried, modern).map_err(|refusal| {
         log.session_refused();
         Refused::worded(refusal, mcp::session_not_found(None))
     })?;
@@ -157,12 +187,17 @@ fn by_head(
     })
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the request in its parts; a struct for one call would hide nothing"
+)]
 fn by_body(
     cx: &Arc<StreamContext>,
     destination: &Arc<Destination>,
     parts: &mut Parts,
     target: &Target,
     head: Head,
+    queried: Option<Entered>,
     inspected: Inspected,
     log: &mut ExchangeLog,
 ) -> Result<Judged, Refused> {
@@ -172,7 +207,7 @@ fn by_body(
     log.mcp_exchange(&exchange, &cx.shared.settings.log_arguments);
     let first_id = exchange.messages.first().and_then(mcp::Message::id);
     let modern = exchange.revision == Revision::V2026_07_28;
-    let session = enter(cx, destination, parts, modern).map_err(|refusal| {
+    let session = enter(cx, destination, parts, target, queried, modern).map_err(|refusal| {
         log.session_refused();
         Refused::worded(refusal, mcp::session_not_found(first_id))
     })?;
@@ -197,10 +232,29 @@ fn by_body(
 }
 
 /// A session that the request belongs to.
+#[derive(Clone)]
 pub(crate) struct Entered {
     /// The id as its client knows it.
     pub(crate) shown: HeaderValue,
     pub(crate) session: Session,
+}
+
+/// Opens the session that the query names (HTTP+SSE).
+fn enter_by_query(
+    cx: &StreamContext,
+    destination: &Destination,
+    parts: &mut Parts,
+    target: &Target,
+    log: &mut ExchangeLog,
+) -> Result<Option<Entered>, Refused> {
+    let holder = holder(cx, destination, target.token.as_deref());
+    http_sse::enter(&cx.shared.sessions, &holder, parts).map_err(|refusal| match refusal {
+        Refusal::SessionNotFound => {
+            log.session_refused();
+            Refused::worded(refusal, mcp::session_not_found(None))
+        }
+        other => other.into(),
+    })
 }
 
 /// Opens the session that the head names and puts the server's own id in its place. Revision 2026-07-28 has no sessions.
@@ -208,14 +262,17 @@ fn enter(
     cx: &StreamContext,
     destination: &Destination,
     parts: &mut Parts,
+    target: &Target,
+    queried: Option<Entered>,
     modern: bool,
 ) -> Result<Option<Entered>, Refusal> {
-    let Some(shown) = parts.headers.get(&SESSION).cloned() else { return Ok(None) };
+    let Some(shown) = parts.headers.get(&SESSION).cloned() else { return Ok(queried) };
     if modern {
         parts.headers.remove(&SESSION);
         return Ok(None);
     }
-    let session = cx.shared.sessions.open(holder(cx, destination), &shown).ok_or(Refusal::SessionNotFound)?;
+    let holder = holder(cx, destination, target.token.as_deref());
+    let session = cx.shared.sessions.open(holder, &shown).ok_or(Refusal::SessionNotFound)?;
     parts.headers.insert(SESSION, session.upstream_id.clone());
     Ok(Some(Entered { shown, session }))
 }
@@ -226,8 +283,9 @@ fn pinned(entered: Option<&Entered>) -> Pick {
 }
 
 /// Whose sessions these are.
-pub(crate) fn holder(cx: &StreamContext, destination: &Destination) -> Holder {
-    Holder { service: destination.service.key.clone(), principal: cx.peer.id().cloned() }
+pub(crate) fn holder(cx: &StreamContext, destination: &Destination, token: Option<&Verified>) -> Holder {
+    let service = destination.service.key.clone();
+    Holder { service, principal: cx.peer.id().cloned(), user: token.map(Verified::user) }
 }
 
 fn malformed(malformed: Malformed) -> Refused {
@@ -250,21 +308,5 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
         Kind::Lifecycle => "lifecycle",
         Kind::Response => "response",
         Kind::Plain => "plain",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_in_the_query_is_seen_in_every_spelling() {
-        for query in ["sessionId=1", "a=b&session_id=1", "SESSION-ID", "sessionid=&x"] {
-            assert!(names_session(Some(query)), "{query}");
-        }
-        for query in ["", "session=1", "x=sessionId", "my_session_id_2=1"] {
-            assert!(!names_session(Some(query)), "{query}");
-        }
-        assert!(!names_session(None));
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod fault;
 pub(crate) mod framing;
 pub(crate) mod headers;
 mod http1;
+mod http_sse;
 pub(crate) mod inspect;
 pub(crate) mod lasting;
 pub(crate) mod mcp;

@@ -15,6 +15,7 @@ use super::asked::{self, Asked, Message};
 use super::cors::{self, Crossing};
 use super::exchange::ExchangeLog;
 use super::headers::{self, Target};
+use super::http_sse::Home;
 use super::lasting::RequestRead;
 use super::mcp::{self, Entered};
 use super::{answer, fault, mirror, screen, upgrade, watched};
@@ -271,11 +272,17 @@ async fn send(
     log.upstream(chosen.as_ref(), sent.as_ref().ok().map(Response::status));
     let mut response = sent.map_err(|error| answer::upstream(error, judged.session.is_some()))?;
     answer::clean(&mut response);
+    let mut home = None;
     if destination.policy.reads() == Reads::Mcp {
-        if let (true, true, Some(entered)) = (ends_session, response.status().is_success(), &judged.session) {
-            cx.shared.sessions.forget(mcp::holder(cx, destination), &entered.shown);
+        home = judged.asked.as_ref().zip(chosen.as_ref()).map(|(asked, chosen)| Home {
+            holder: asked.holder(destination),
+            endpoint: chosen.workload.uid.clone(),
+        });
+        let ended = judged.session.as_ref().filter(|_| ends_session && response.status().is_success());
+        if let (Some(entered), Some(home)) = (ended, &home) {
+            cx.shared.sessions.forget(home.holder.clone(), &entered.shown);
         }
-        answer::bind_session(cx, destination, chosen.as_ref(), judged.session.as_ref(), &mut response);
+        answer::bind_session(cx, home.as_ref(), judged.session.as_ref(), &mut response);
         answer::withhold(&response, judged.lifecycle, judged.id.as_deref())?;
     }
     rewrite::change(response.headers_mut(), &changes);
@@ -296,7 +303,7 @@ async fn send(
         }
         asked = asked.map(Asked::for_long);
     }
-    let response = screen::apply(response, &judged.screening, asked.as_ref(), log).await?;
+    let response = screen::apply(response, &judged.screening, asked.as_ref(), home, log).await?;
     Ok(watched::watch(response, asked, log.deadline(route.timeout)))
 }
 

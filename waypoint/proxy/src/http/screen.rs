@@ -6,14 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use agent_protocols::mcp::{self as protocol, Entry, Judge, Screened, SseScreen, Unscreenable};
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, ETAG};
-use http::{HeaderMap, HeaderValue, Response};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 
 use super::answer::{is_event_stream, is_json};
 use super::asked::Asked;
 use super::exchange::{ExchangeLog, Passing};
+use super::http_sse::{self, Home};
 use super::request::{Refused, Screening};
 use crate::body::{Body, BodyError};
 use crate::refusal::Refusal;
@@ -31,6 +32,7 @@ pub(crate) async fn apply(
     response: Response<Body>,
     screening: &Screening,
     asked: Option<&Asked>,
+    home: Option<Home>,
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, Refused> {
     let Some(asked) = asked.filter(|_| *screening != Screening::None) else { return Ok(response) };
@@ -38,27 +40,39 @@ pub(crate) async fn apply(
         Screening::Lists(id) => id.as_deref(),
         Screening::None | Screening::Stream => None,
     };
-    let screened = screen(response, asked, log).await;
+    let screened = screen(response, asked, home, log).await;
     screened.map_err(|name| Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)))
 }
 
 async fn screen(
     response: Response<Body>,
     asked: &Asked,
+    home: Option<Home>,
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, &'static str> {
     if !is_identity(response.headers()) {
         return Err("content_encoding");
     }
     if is_event_stream(&response) {
-        return Ok(stream(response, asked, log));
+        return Ok(stream(response, asked, home, log));
     }
     if is_json(&response) {
         return list(response, asked, log).await;
     }
+    if response.status() == StatusCode::ACCEPTED {
+        return Ok(acknowledged(response)); // Some servers say so in words.
+    }
     // Without content there is nothing to hide: 202 and 204, and errors that are no JSON.
     let empty = response.body().is_end_stream();
     if empty || !response.status().is_success() { Ok(response) } else { Err("content_type") }
+}
+
+/// What is acknowledged only has nothing to tell.
+fn acknowledged(response: Response<Body>) -> Response<Body> {
+    let (mut parts, _words) = response.into_parts();
+    rewritten(&mut parts.headers);
+    parts.headers.remove(CONTENT_TYPE);
+    Response::from_parts(parts, Body::Empty)
 }
 
 fn is_identity(headers: &HeaderMap) -> bool {
@@ -73,7 +87,7 @@ async fn list(
     let limits = &asked.cx().shared.settings.limits;
     let (mut parts, body) = response.into_parts();
     let bytes = collect(body, limits.screened_list).await?;
-    let (mut sieve, mut counts) = (Sieve::new(asked), Screened::default());
+    let (mut sieve, mut counts) = (Sieve::new(asked, None), Screened::default());
     let changed = protocol::screen_json(&bytes, &limits.protocol(), &mut sieve, &mut counts);
     let changed = changed.map_err(|Unscreenable { name }| name)?;
     log.passing().screened(counts);
@@ -104,7 +118,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, &'static str> {
     Ok(joined.freeze())
 }
 
-fn stream(response: Response<Body>, asked: &Asked, log: &ExchangeLog) -> Response<Body> {
+fn stream(response: Response<Body>, asked: &Asked, home: Option<Home>, log: &ExchangeLog) -> Response<Body> {
     let limits = asked.cx().shared.settings.limits.protocol();
     let (mut parts, body) = response.into_parts();
     rewritten(&mut parts.headers);
@@ -112,6 +126,7 @@ fn stream(response: Response<Body>, asked: &Asked, log: &ExchangeLog) -> Respons
         body,
         screen: SseScreen::new(limits),
         asked: asked.clone(),
+        home,
         told: log.passing(),
         ended: false,
     };
@@ -121,12 +136,14 @@ fn stream(response: Response<Body>, asked: &Asked, log: &ExchangeLog) -> Respons
 /// Judges entries by the newest snapshot, and remembers what the server really lists.
 struct Sieve<'a> {
     asked: &'a Asked,
+    /// `None`: no handle is sealed or opened.
+    home: Option<&'a Home>,
     names: Vec<String>,
 }
 
 impl<'a> Sieve<'a> {
-    fn new(asked: &'a Asked) -> Self {
-        Self { asked, names: Vec::new() }
+    fn new(asked: &'a Asked, home: Option<&'a Home>) -> Self {
+        Self { asked, home, names: Vec::new() }
     }
 }
 
@@ -135,6 +152,15 @@ impl Judge for Sieve<'_> {
         self.names.push(entry.name.clone().into_owned());
         self.asked.may_see(entry)
     }
+
+    fn endpoint(&mut self, uri: &str) -> Result<String, Unscreenable> {
+        let home = self.home.ok_or(Unscreenable { name: "endpoint_event" })?;
+        http_sse::seal_endpoint(&self.asked.cx().shared.sessions, home, self.asked.authority(), uri)
+    }
+
+    fn refusal(&mut self, sealed: &str) -> Option<String> {
+        http_sse::open_refusal(&self.asked.cx().shared.sessions, &self.home?.holder, sealed)
+    }
 }
 
 /// An event stream, filtered event by event.
@@ -142,6 +168,7 @@ struct ScreenedStream {
     body: Body,
     screen: SseScreen,
     asked: Asked,
+    home: Option<Home>,
     told: Arc<Passing>,
     ended: bool,
 }
@@ -156,7 +183,7 @@ impl ScreenedStream {
     }
 
     fn filter(&mut self, chunk: &[u8]) -> Result<Bytes, Unscreenable> {
-        let (mut sieve, mut counts) = (Sieve::new(&self.asked), Screened::default());
+        let (mut sieve, mut counts) = (Sieve::new(&self.asked, self.home.as_ref()), Screened::default());
         let out = self.screen.push(chunk, &mut sieve, &mut counts)?;
         let (telemetry, names) = (&self.asked.cx().shared.telemetry, std::mem::take(&mut sieve.names));
         if let Some(destination) = self.asked.destination().filter(|_| !names.is_empty()) {

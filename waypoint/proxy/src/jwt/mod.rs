@@ -28,6 +28,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 use waypoint_model::JwtRule;
 
+use crate::sessions::User;
 pub(crate) use cache::Cache;
 pub use rejection::Rejection;
 pub(crate) use remote::{RemoteKeys, Source, Way};
@@ -72,6 +73,13 @@ pub(crate) struct Verified {
 impl Verified {
     pub(crate) fn claims(&self) -> &Value {
         &self.claims
+    }
+
+    /// Whom it names. Without a subject it is anybody of its issuer's.
+    pub(crate) fn user(&self) -> User {
+        let text =
+            |claim: &str| self.claims.get(claim).and_then(Value::as_str).unwrap_or_default().to_owned();
+        User { issuer: text("iss"), subject: text("sub") }
     }
 
     /// Whether its time is not over.
