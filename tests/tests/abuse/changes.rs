@@ -8,6 +8,7 @@ use hyper::body::Frame;
 use portcullis_tests::http::{Body, Client, Events, empty, full};
 use portcullis_tests::upstream::{self, Seen};
 use portcullis_tests::wait;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,8 +42,10 @@ async fn write(open: &Open, name: &str) -> Result<()> {
     Ok(sender.send(Frame::data(Bytes::from_static(b"data: {}\n\n"))).await?)
 }
 
+/// Reads the next event that the server wrote.
 async fn read(events: &mut Events) -> Result<()> {
-    events.next().await?.map(drop).context("the stream ended")
+    while events.next().await?.context("the stream ended")?.data.contains("list_changed") {}
+    Ok(())
 }
 
 /// Opens a stream by this request and reads its first event.
@@ -122,6 +125,76 @@ async fn streams_that_are_no_longer_allowed_break_and_others_flow_on() -> Result
     wait::within("the server to learn of it", gone.closed()).await
 }
 
+/// The next event tells, at once, that this list has changed.
+async fn tells_of(events: &mut Events, list: &str, params: Option<Value>) -> Result<()> {
+    let (waiting, event) = (Instant::now(), events.next().await?.context("the stream ended")?);
+    let mut want = json!({"jsonrpc": "2.0", "method": format!("notifications/{list}/list_changed")});
+    if let Some(params) = params {
+        want["params"] = params;
+    }
+    assert_eq!(serde_json::from_str::<Value>(&event.data)?, want);
+    anyhow::ensure!(waiting.elapsed() < AT_ONCE, "it took {:?}", waiting.elapsed());
+    Ok(())
+}
+
+/// A stream that stays allowed tells its client to list again. Policies of others are nothing to it.
+#[tokio::test]
+async fn a_servers_own_stream_tells_that_lists_have_changed() -> Result<()> {
+    let (stage, open) = streaming().await?;
+    let client = Client::http2(stage.peer("bot")?.stream().await?).await?;
+    let mut listening = opened(&client, &open, "stream", Method::GET, empty()).await?;
+    let mut calling = opened(&client, &open, "call", Method::POST, full(call("1", "alpha"))).await?;
+    for names in ["[alpha, get_x]", "[alpha]"] {
+        stage.mesh.change_policy("rules", "app", "ALLOW", &tools(names)).await?;
+        for list in ["tools", "prompts", "resources"] {
+            tells_of(&mut listening, list, None).await?;
+        }
+    }
+    stage.mesh.change_policy("elsewhere", "nobodys", "ALLOW", RULES).await?;
+    for (name, events) in [("stream", &mut listening), ("call", &mut calling)] {
+        write(&open, name).await?;
+        let event = events.next().await?.context("the stream ended")?;
+        assert_eq!(event.data, "{}", "{name} is told what its server says, and nothing else");
+    }
+    Ok(())
+}
+
+/// A subscription (2026-07-28) tells what its server has promised, under the subscription's name.
+#[tokio::test]
+async fn a_subscription_tells_what_was_acknowledged() -> Result<()> {
+    let (stage, open) = streaming().await?;
+    let client = Client::http2(stage.peer("bot")?.stream().await?).await?;
+    let filter = json!({"toolsListChanged": true, "promptsListChanged": true});
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "x", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let params = json!({"_meta": meta, "notifications": filter});
+    let body = json!({"jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params});
+    let request = Request::post("http://app/mcp")
+        .header("x-stream", "listen")
+        .header("accept", "application/json, text/event-stream")
+        .header("content-type", "application/json")
+        .header("mcp-protocol-version", "2026-07-28")
+        .header("mcp-method", "subscriptions/listen");
+    let mut events = Events::of(client.open(request.body(full(body.to_string()))?).await?);
+    let named = json!({"_meta": {"io.modelcontextprotocol/subscriptionId": "l"}});
+    let mut acknowledged = named.clone();
+    acknowledged["notifications"] = json!({"toolsListChanged": true});
+    let method = "notifications/subscriptions/acknowledged";
+    let said = json!({"jsonrpc": "2.0", "method": method, "params": acknowledged});
+    let sender =
+        open.lock().unwrap_or_else(PoisonError::into_inner).get("listen").cloned().context("no stream")?;
+    sender.send(Frame::data(format!("data: {said}\n\n").into())).await?;
+    assert_eq!(serde_json::from_str::<Value>(&events.next().await?.context("ended")?.data)?, said);
+    for names in ["[alpha, get_x]", "[alpha]"] {
+        stage.mesh.change_policy("rules", "app", "ALLOW", &tools(names)).await?;
+        tells_of(&mut events, "tools", Some(named.clone())).await?;
+    }
+    Ok(())
+}
+
 /// HTTP/1.1 can say that an answer broke off only by ending the connection in mid-body.
 #[tokio::test]
 async fn a_stream_on_http1_breaks_too() -> Result<()> {
@@ -142,7 +215,12 @@ async fn a_stream_on_http1_breaks_too() -> Result<()> {
 /// The stream breaks within a second of the new configuration. A clean end would tell the client that all was said.
 async fn breaks(events: &mut Events) -> Result<()> {
     let applied = Instant::now();
-    let ended = events.next().await;
+    let ended = loop {
+        match events.next().await {
+            Ok(Some(event)) if event.data.contains("list_changed") => {}
+            ended => break ended,
+        }
+    };
     let took = applied.elapsed();
     anyhow::ensure!(ended.is_err(), "a clean end or another event: {ended:?}");
     anyhow::ensure!(took < AT_ONCE, "it took {took:?}");

@@ -3,7 +3,7 @@
 use super::answer::{DenyMode, refuse};
 use super::head::{Head, text};
 use super::message::{Message, Reader, Refused};
-use super::method::{BATCHES, INITIALIZE};
+use super::method::{BATCHES, INITIALIZE, LISTEN};
 use super::revision::{self, Era, Revision};
 use super::routing;
 use super::subject::Context;
@@ -67,6 +67,11 @@ impl<'b> Exchange<'b> {
     /// Whether some message is a list request, so that the answer is to be screened.
     pub fn asks_for_list(&self) -> bool {
         self.messages.iter().any(|message| message.kind() == Kind::List)
+    }
+
+    /// Whether some message opens a subscription, whose stream tells of lists that change.
+    pub fn listens(&self) -> bool {
+        self.messages.iter().any(|message| message.method.as_deref() == Some(LISTEN))
     }
 
     fn refuse_hidden_resources(self) -> Result<Self, Malformed> {

@@ -104,5 +104,8 @@ static TABLE: &[Method] = &[
 /// `initialize` may not be part of a batch.
 pub(super) const INITIALIZE: &str = "initialize";
 
+/// Opens a stream of notifications (2026-07-28).
+pub(super) const LISTEN: &str = "subscriptions/listen";
+
 /// The only revision with batches.
 pub(super) const BATCHES: Revision = V2025_03_26;

@@ -1,6 +1,7 @@
 //! Answers without the entries that the peer may not call: found by shape, edited in place.
 
 use super::http_sse::REFUSAL;
+use super::list_changed::ListChanges;
 use super::subject::Target;
 use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
 use crate::json::{Document, Shape, Value, is_twin};
@@ -9,6 +10,9 @@ use crate::sse::{Cutter, Piece, TooLong, lines};
 use crate::uri::{is_canonical, is_canonical_template};
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
+
+/// The first message of a subscription's stream (2026-07-28).
+const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 
 /// What a list is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,6 +131,9 @@ pub trait Judge {
         Err(Unscreenable { name: "endpoint_event" })
     }
 
+    /// The server has promised to tell on this stream when these lists change.
+    fn acknowledged(&mut self, _lists: ListChanges) {}
+
     /// The message that is told in the place of the answer to a [`super::carrier`] of this sealed refusal.
     fn refusal(&mut self, _sealed: &str) -> Option<String> {
         None
@@ -212,6 +219,11 @@ impl Screen<'_> {
             let (start, end) = message.span();
             self.edits.push(Edit { start, end, by: told.into() });
             return Ok(());
+        }
+        if message.get("method").and_then(Value::as_str).as_deref() == Some(ACKNOWLEDGED)
+            && let Some(params) = message.get("params")
+        {
+            self.judge.acknowledged(ListChanges::acknowledged(params));
         }
         for (key, value) in message.members() {
             if key == "result" {

@@ -151,6 +151,20 @@ impl Asked {
             .is_some_and(|destination| destination.policy.might_allow(&self.attributes(&destination), entry))
     }
 
+    /// Waits until the policies of its destination are others than they are now. Cancel safe.
+    pub(crate) async fn policies_changed(&self) {
+        let mut generations = self.head.cx.shared.config.generations();
+        let before = self.destination();
+        while generations.changed().await.is_ok() {
+            let (before, now) = (before.as_ref(), self.destination());
+            let same = before.zip(now.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(&a.policy, &b.policy));
+            if !same {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
     /// Waits until a new snapshot denies what was permitted, or no longer holds the destination; or until the token that it
     /// was permitted by has ended. Cancel safe.
     pub(crate) async fn no_longer_allowed(&self) {

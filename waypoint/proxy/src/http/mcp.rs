@@ -223,7 +223,8 @@ fn by_body(
         Refused::worded(refusal, reply)
     })?;
     let id = first_id.map(str::to_owned);
-    let screening = if exchange.asks_for_list() { Screening::Lists(id.clone()) } else { Screening::None };
+    let lists = exchange.asks_for_list() || exchange.listens();
+    let screening = if lists { Screening::Lists(id.clone()) } else { Screening::None };
     mcp::sanitize(&mut parts.headers, Some(&exchange));
     let pick = pinned(session.as_ref());
     let body = Body::full(inspected.bytes.clone());

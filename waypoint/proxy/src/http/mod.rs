@@ -12,6 +12,7 @@ mod http1;
 mod http_sse;
 pub(crate) mod inspect;
 pub(crate) mod lasting;
+mod list_changed;
 pub(crate) mod mcp;
 mod messages;
 pub(crate) mod mirror;

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use agent_protocols::mcp::{self as protocol, Entry, Judge, Screened, SseScreen, Unscreenable};
+use agent_protocols::mcp::{self as protocol, Entry, Judge, ListChanges, Screened, SseScreen, Unscreenable};
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -15,6 +15,7 @@ use super::answer::{is_event_stream, is_json};
 use super::asked::Asked;
 use super::exchange::{ExchangeLog, Passing};
 use super::http_sse::{self, Home};
+use super::list_changed::Changes;
 use super::request::{Refused, Screening};
 use crate::body::{Body, BodyError};
 use crate::refusal::Refusal;
@@ -40,7 +41,8 @@ pub(crate) async fn apply(
         Screening::Lists(id) => id.as_deref(),
         Screening::None | Screening::Stream => None,
     };
-    let screened = screen(response, asked, home, log).await;
+    let lists = (*screening == Screening::Stream).then(ListChanges::all);
+    let screened = screen(response, asked, home, lists, log).await;
     screened.map_err(|name| Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)))
 }
 
@@ -48,13 +50,14 @@ async fn screen(
     response: Response<Body>,
     asked: &Asked,
     home: Option<Home>,
+    lists: Option<ListChanges>,
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, &'static str> {
     if !is_identity(response.headers()) {
         return Err("content_encoding");
     }
     if is_event_stream(&response) {
-        return Ok(stream(response, asked, home, log));
+        return Ok(stream(response, asked, home, lists, log));
     }
     if is_json(&response) {
         return list(response, asked, log).await;
@@ -118,7 +121,13 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, &'static str> {
     Ok(joined.freeze())
 }
 
-fn stream(response: Response<Body>, asked: &Asked, home: Option<Home>, log: &ExchangeLog) -> Response<Body> {
+fn stream(
+    response: Response<Body>,
+    asked: &Asked,
+    home: Option<Home>,
+    lists: Option<ListChanges>,
+    log: &ExchangeLog,
+) -> Response<Body> {
     let limits = asked.cx().shared.settings.limits.protocol();
     let (mut parts, body) = response.into_parts();
     rewritten(&mut parts.headers);
@@ -127,6 +136,7 @@ fn stream(response: Response<Body>, asked: &Asked, home: Option<Home>, log: &Exc
         screen: SseScreen::new(limits),
         asked: asked.clone(),
         home,
+        changes: lists.map(|lists| Changes::new(asked, &lists)),
         told: log.passing(),
         ended: false,
     };
@@ -138,12 +148,13 @@ struct Sieve<'a> {
     asked: &'a Asked,
     /// `None`: no handle is sealed or opened.
     home: Option<&'a Home>,
+    acknowledged: Option<ListChanges>,
     names: Vec<String>,
 }
 
 impl<'a> Sieve<'a> {
     fn new(asked: &'a Asked, home: Option<&'a Home>) -> Self {
-        Self { asked, home, names: Vec::new() }
+        Self { asked, home, acknowledged: None, names: Vec::new() }
     }
 }
 
@@ -158,6 +169,10 @@ impl Judge for Sieve<'_> {
         http_sse::seal_endpoint(&self.asked.cx().shared.sessions, home, self.asked.authority(), uri)
     }
 
+    fn acknowledged(&mut self, lists: ListChanges) {
+        self.acknowledged = Some(lists);
+    }
+
     fn refusal(&mut self, sealed: &str) -> Option<String> {
         http_sse::open_refusal(&self.asked.cx().shared.sessions, &self.home?.holder, sealed)
     }
@@ -169,6 +184,8 @@ struct ScreenedStream {
     screen: SseScreen,
     asked: Asked,
     home: Option<Home>,
+    /// `None`: it does not tell of changed lists, or not yet.
+    changes: Option<Changes>,
     told: Arc<Passing>,
     ended: bool,
 }
@@ -185,11 +202,15 @@ impl ScreenedStream {
     fn filter(&mut self, chunk: &[u8]) -> Result<Bytes, Unscreenable> {
         let (mut sieve, mut counts) = (Sieve::new(&self.asked, self.home.as_ref()), Screened::default());
         let out = self.screen.push(chunk, &mut sieve, &mut counts)?;
+        let acknowledged = sieve.acknowledged.take();
         let (telemetry, names) = (&self.asked.cx().shared.telemetry, std::mem::take(&mut sieve.names));
         if let Some(destination) = self.asked.destination().filter(|_| !names.is_empty()) {
             telemetry.listed(&destination.service, &names);
         }
         self.told.screened(counts);
+        if let Some(lists) = acknowledged {
+            self.changes = Some(Changes::new(&self.asked, &lists));
+        }
         Ok(out)
     }
 }
@@ -204,6 +225,12 @@ impl HttpBody for ScreenedStream {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         while !this.ended {
+            // What is sent on ends with an event, or stands between two.
+            if let Some(Poll::Ready(told)) =
+                this.changes.as_mut().map(|changes| changes.poll(&this.asked, cx))
+            {
+                return Poll::Ready(Some(Ok(Frame::data(told))));
+            }
             let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { break };
             let Ok(data) = frame?.into_data() else { continue };
             match this.filter(&data) {
