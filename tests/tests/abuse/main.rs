@@ -25,4 +25,5 @@ mod sealed;
 mod sessions;
 mod split;
 mod stage;
+mod states;
 mod table;

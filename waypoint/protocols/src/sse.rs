@@ -121,6 +121,13 @@ impl Cutter {
         Some(())
     }
 
+    /// What was received and not handed out, when nothing more is to be cut.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let rest = self.buffer.split_off(self.piece);
+        *self = Self::new(self.limit);
+        rest
+    }
+
     fn take(&mut self) -> &[u8] {
         let piece = self.buffer.get(self.piece..self.scanned).unwrap_or(&[]);
         self.piece = self.scanned;

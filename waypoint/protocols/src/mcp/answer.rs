@@ -26,7 +26,7 @@ pub enum DenyMode {
 /// Code of [`DenyMode::Explicit`], outside the range that JSON-RPC reserves.
 const DENIED_BY_POLICY: i32 = -31403;
 const METHOD_NOT_FOUND: i32 = -32601;
-const INVALID_PARAMS: i32 = -32602;
+pub(super) const INVALID_PARAMS: i32 = -32602;
 const INTERNAL_ERROR: i32 = -32603;
 const INVALID_REQUEST: i32 = -32600;
 const SESSION_NOT_FOUND: i32 = -32001;

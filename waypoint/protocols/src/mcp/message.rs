@@ -2,6 +2,7 @@
 
 use super::method::{self, INITIALIZE, Method, Names};
 use super::revision::{Declared, Revision};
+use super::state::State;
 use super::subject::{Arguments, Context, Subject, Target};
 use crate::facts::Kind;
 use crate::json::{Document, Shape, Value, is_twin};
@@ -21,6 +22,8 @@ pub struct Message<'b> {
     pub subjects: Vec<Subject<'b>>,
     /// The place in a trace that its sender names; never a reason to permit or refuse.
     pub trace: Option<Trace<'b>>,
+    /// What an earlier answer gave its client to hand back (2026-07-28).
+    pub state: Option<State<'b>>,
     pub(super) id: Option<Id<'b>>,
     pub(super) refused: Option<Refused>,
 }
@@ -186,7 +189,7 @@ impl<'d, 'b> Reader<'d, 'b> {
             arguments: None,
             context: self.context.clone(),
         };
-        Message { method: None, subjects: vec![subject], trace: None, id, refused: None }
+        Message { method: None, subjects: vec![subject], trace: None, state: None, id, refused: None }
     }
 
     fn request(
@@ -201,7 +204,9 @@ impl<'d, 'b> Reader<'d, 'b> {
             proposed: if method == INITIALIZE { params.proposed()? } else { None },
             is_request: id.is_some(),
         };
-        let mut asked = Asked { kind: Kind::Call, targets: Vec::new(), arguments: None, refused: None };
+        let state = State::read(params.value("requestState"))?;
+        let mut asked =
+            Asked { kind: Kind::Call, targets: Vec::new(), arguments: None, state, refused: None };
         match method::find(&method) {
             Some(row) => match self.ask(row, &params, &mut asked) {
                 // Servers of that revision say that they do not have the method, whatever else the request lacks.
@@ -311,6 +316,7 @@ struct Asked<'b> {
     kind: Kind,
     targets: Vec<(Kind, Target<'b>)>,
     arguments: Option<Arguments<'b>>,
+    state: Option<State<'b>>,
     refused: Option<Refused>,
 }
 
@@ -352,7 +358,7 @@ impl<'b> Asked<'b> {
             context: context.clone(),
         };
         let subjects = targets.into_iter().map(subject).collect();
-        Message { method: Some(method), subjects, trace, id, refused: self.refused }
+        Message { method: Some(method), subjects, trace, state: self.state, id, refused: self.refused }
     }
 }
 

@@ -11,6 +11,7 @@ mod observe;
 mod revision;
 mod routing;
 mod screen;
+mod state;
 mod subject;
 
 pub use answer::{DenyMode, no_access, refuse, session_not_found, unscreenable};
@@ -24,4 +25,5 @@ pub use observe::observe;
 pub use revision::Revision;
 pub use routing::sanitize;
 pub use screen::{Entry, Judge, ListKind, Screened, SseScreen, Unscreenable, screen_json};
+pub use state::{State, state_not_found};
 pub use subject::Subject;

@@ -4,7 +4,7 @@ use super::http_sse::REFUSAL;
 use super::list_changed::ListChanges;
 use super::subject::Target;
 use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
-use crate::json::{Document, Shape, Value, is_twin};
+use crate::json::{Document, Shape, Value, is_twin, quote};
 use crate::limits::Limits;
 use crate::sse::{Cutter, Piece, TooLong, lines};
 use crate::uri::{is_canonical, is_canonical_template};
@@ -134,6 +134,11 @@ pub trait Judge {
     /// The server has promised to tell on this stream when these lists change.
     fn acknowledged(&mut self, _lists: ListChanges) {}
 
+    /// A `requestState` (2026-07-28) as its client is to see it; `None`: as it is.
+    fn state(&mut self, _state: &str) -> Option<String> {
+        None
+    }
+
     /// The message that is told in the place of the answer to a [`super::carrier`] of this sealed refusal.
     fn refusal(&mut self, _sealed: &str) -> Option<String> {
         None
@@ -248,12 +253,22 @@ impl Screen<'_> {
                 self.list(kind, value)?;
             } else if ListKind::ALL.iter().any(|kind| is_twin(&key, kind.member())) {
                 return Err(Unscreenable { name: "case_variant_key" });
+            } else if key == "requestState" {
+                self.state(value);
             } else if holds_list && key == "cacheScope" && value.as_str().as_deref() != Some("private") {
                 let (start, end) = value.span();
                 self.edits.push(Edit { start, end, by: "\"private\"".into() });
             }
         }
         Ok(())
+    }
+
+    fn state(&mut self, state: Value<'_, '_>) {
+        let shown = state.as_str().and_then(|text| self.judge.state(&text));
+        if let Some(shown) = shown {
+            let (start, end) = state.span();
+            self.edits.push(Edit { start, end, by: quote(&shown).into() });
+        }
     }
 
     /// Cuts the denied elements of one list, each with the comma before or after it.
@@ -324,12 +339,21 @@ pub struct SseScreen {
     cutter: Cutter,
     limits: Limits,
     failed: Option<Unscreenable>,
+    /// What cannot be read passes as it is.
+    lenient: bool,
+    passes: bool,
 }
 
 impl SseScreen {
     /// Screens one stream from its beginning.
     pub fn new(limits: Limits) -> Self {
-        Self { cutter: Cutter::new(limits.sse_event), limits, failed: None }
+        Self { cutter: Cutter::new(limits.sse_event), limits, failed: None, lenient: false, passes: false }
+    }
+
+    /// As [`SseScreen::new`], for a stream on which nothing is hidden for sure: an event that cannot be read passes as it is, and
+    /// so does everything from one on that is too large.
+    pub fn lenient(limits: Limits) -> Self {
+        Self { lenient: true, ..Self::new(limits) }
     }
 
     /// Bytes that may be sent on now.
@@ -357,16 +381,29 @@ impl SseScreen {
         judge: &mut dyn Judge,
         counts: &mut Screened,
     ) -> Result<Bytes, Unscreenable> {
+        if self.passes {
+            return Ok(Bytes::copy_from_slice(chunk));
+        }
         self.cutter.push(chunk);
         let mut out = BytesMut::new();
-        let too_long = |_: TooLong| Unscreenable { name: "event_too_large" };
-        while let Some(piece) = self.cutter.next().map_err(too_long)? {
-            match piece {
-                Piece::Passing(bytes) => out.extend_from_slice(bytes),
-                Piece::Event(event) => screen_event(event, &self.limits, judge, counts, &mut out)?,
+        loop {
+            match self.cutter.next() {
+                Ok(None) => return Ok(out.freeze()),
+                Ok(Some(Piece::Passing(bytes))) => out.extend_from_slice(bytes),
+                Ok(Some(Piece::Event(event))) => {
+                    match screen_event(event, &self.limits, judge, counts, &mut out) {
+                        Err(_) if self.lenient => out.extend_from_slice(event),
+                        screened => screened?,
+                    }
+                }
+                Err(TooLong) if self.lenient => {
+                    self.passes = true;
+                    out.extend_from_slice(&self.cutter.rest());
+                    return Ok(out.freeze());
+                }
+                Err(TooLong) => return Err(Unscreenable { name: "event_too_large" }),
             }
         }
-        Ok(out.freeze())
     }
 }
 

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use agent_protocols::mcp::{self as protocol, Exchange, Head, Unscreenable};
+use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -108,7 +109,8 @@ pub(crate) fn carry(
 }
 
 /// The body is not the one that these spoke of.
-pub(crate) fn replace_body(headers: &mut HeaderMap, body: String) -> Body {
+pub(crate) fn replace_body(headers: &mut HeaderMap, body: impl Into<Bytes>) -> Body {
+    let body = body.into();
     for name in ["content-digest", "repr-digest", "digest"] {
         headers.remove(name);
     }

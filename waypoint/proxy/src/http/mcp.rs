@@ -16,6 +16,7 @@ use super::headers::Target;
 use super::http_sse::{self, Home};
 use super::inspect::{self, Inspected};
 use super::request::{Judged, Refused, Screening};
+use super::state;
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::jwt::Verified;
@@ -224,10 +225,19 @@ fn by_body(
     })?;
     let id = first_id.map(str::to_owned);
     let lists = exchange.asks_for_list() || exchange.listens();
-    let screening = if lists { Screening::Lists(id.clone()) } else { Screening::None };
+    let screening = match state::Called::of(&exchange) {
+        _ if lists => Screening::Lists(id.clone()),
+        Some(called) => Screening::Call(called),
+        None => Screening::None,
+    };
+    let own = holder(cx, destination, target.token.as_deref());
+    let stateful = state::open(&cx.shared.sessions, &own, &exchange, &inspected.bytes).map_err(malformed)?;
     mcp::sanitize(&mut parts.headers, Some(&exchange));
     let pick = pinned(session.as_ref());
-    let body = Body::full(inspected.bytes.clone());
+    let body = match stateful {
+        Some(body) => http_sse::replace_body(&mut parts.headers, body),
+        None => Body::full(inspected.bytes.clone()),
+    };
     let asked = Asked::new(cx, parts, target, destination.port, Message::Body(head, inspected));
     Ok(Judged { permit, asked: Some(asked), body, pick, screening, lifecycle: false, session, id })
 }

@@ -20,5 +20,6 @@ pub(crate) mod path;
 pub(crate) mod request;
 pub(crate) mod screen;
 pub(crate) mod server;
+mod state;
 pub(crate) mod upgrade;
 pub(crate) mod watched;

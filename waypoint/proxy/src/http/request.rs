@@ -18,6 +18,7 @@ use super::headers::{self, Target};
 use super::http_sse::Home;
 use super::lasting::RequestRead;
 use super::mcp::{self, Entered};
+use super::state::Called;
 use super::{answer, fault, mirror, screen, upgrade, watched};
 use crate::body::Body;
 use crate::context::StreamContext;
@@ -49,6 +50,9 @@ pub(crate) enum Screening {
     None,
     /// A list was asked for (with this JSON-RPC id): whatever comes back is filtered or withheld.
     Lists(Option<String>),
+    /// An answer in which the server may give its client a state. What cannot be read in it passes as it is: a state that was not
+    /// sealed does not come back.
+    Call(Called),
     /// A stream of the server's own: list results on it are filtered by their shape.
     Stream,
 }

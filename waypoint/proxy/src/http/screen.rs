@@ -17,6 +17,7 @@ use super::exchange::{ExchangeLog, Passing};
 use super::http_sse::{self, Home};
 use super::list_changed::Changes;
 use super::request::{Refused, Screening};
+use super::state::{self, Called};
 use crate::body::{Body, BodyError};
 use crate::refusal::Refusal;
 
@@ -39,25 +40,43 @@ pub(crate) async fn apply(
     let Some(asked) = asked.filter(|_| *screening != Screening::None) else { return Ok(response) };
     let id = match screening {
         Screening::Lists(id) => id.as_deref(),
-        Screening::None | Screening::Stream => None,
+        Screening::None | Screening::Stream | Screening::Call(_) => None,
     };
+
     let lists = (*screening == Screening::Stream).then(ListChanges::all);
-    let screened = screen(response, asked, home, lists, log).await;
+    let called = match screening {
+        Screening::Call(called) => Some(called.clone()),
+        Screening::None | Screening::Lists(_) | Screening::Stream => None,
+    };
+    let screened = match called {
+        Some(_) => call(response, asked, Told { home, called, lists }, log).await,
+        None => screen(response, asked, Told { home, called, lists }, log).await,
+    };
     screened.map_err(|name| Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)))
+}
+
+/// What an answer tells of beside lists.
+#[derive(Default)]
+struct Told {
+    /// `None`: no handle is sealed or opened.
+    home: Option<Home>,
+    /// What a state is given for; `None`: none is.
+    called: Option<Called>,
+    /// The lists whose changes are told.
+    lists: Option<ListChanges>,
 }
 
 async fn screen(
     response: Response<Body>,
     asked: &Asked,
-    home: Option<Home>,
-    lists: Option<ListChanges>,
+    told: Told,
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, &'static str> {
     if !is_identity(response.headers()) {
         return Err("content_encoding");
     }
     if is_event_stream(&response) {
-        return Ok(stream(response, asked, home, lists, log));
+        return Ok(stream(response, asked, told, log));
     }
     if is_json(&response) {
         return list(response, asked, log).await;
@@ -68,6 +87,59 @@ async fn screen(
     // Without content there is nothing to hide: 202 and 204, and errors that are no JSON.
     let empty = response.body().is_end_stream();
     if empty || !response.status().is_success() { Ok(response) } else { Err("content_type") }
+}
+
+/// Seals a state that the server gives. Nothing else hangs on it, so what cannot be read passes as it is.
+async fn call(
+    response: Response<Body>,
+    asked: &Asked,
+    told: Told,
+    log: &mut ExchangeLog,
+) -> Result<Response<Body>, &'static str> {
+    if !is_identity(response.headers()) {
+        return Ok(response);
+    }
+    if is_event_stream(&response) {
+        return Ok(stream(response, asked, told, log));
+    }
+    if !is_json(&response) {
+        return Ok(response);
+    }
+    let limits = &asked.cx().shared.settings.limits;
+    let (mut parts, body) = response.into_parts();
+    let (bytes, rest) = read(body, limits.screened_list).await?;
+    if let Some(rest) = rest {
+        let whole = Rejoined { read: Some(bytes), rest };
+        return Ok(Response::from_parts(parts, Body::Stream(Box::pin(whole))));
+    }
+    let (mut sieve, mut counts) = (Sieve::new(asked, &told), Screened::default());
+    let changed = protocol::screen_json(&bytes, &limits.protocol(), &mut sieve, &mut counts).ok().flatten();
+    if changed.is_some() {
+        rewritten(&mut parts.headers);
+    }
+    Ok(Response::from_parts(parts, Body::full(changed.unwrap_or(bytes))))
+}
+
+/// What was read of a body, and what follows it.
+struct Rejoined {
+    read: Option<Bytes>,
+    rest: Body,
+}
+
+impl HttpBody for Rejoined {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match this.read.take() {
+            Some(read) => Poll::Ready(Some(Ok(Frame::data(read)))),
+            None => Pin::new(&mut this.rest).poll_frame(cx),
+        }
+    }
 }
 
 /// What is acknowledged only has nothing to tell.
@@ -89,8 +161,9 @@ async fn list(
 ) -> Result<Response<Body>, &'static str> {
     let limits = &asked.cx().shared.settings.limits;
     let (mut parts, body) = response.into_parts();
-    let bytes = collect(body, limits.screened_list).await?;
-    let (mut sieve, mut counts) = (Sieve::new(asked, None), Screened::default());
+    let (bytes, None) = read(body, limits.screened_list).await? else { return Err("list_too_large") };
+    let none = Told::default();
+    let (mut sieve, mut counts) = (Sieve::new(asked, &none), Screened::default());
     let changed = protocol::screen_json(&bytes, &limits.protocol(), &mut sieve, &mut counts);
     let changed = changed.map_err(|Unscreenable { name }| name)?;
     log.passing().screened(counts);
@@ -109,35 +182,30 @@ fn rewritten(headers: &mut HeaderMap) {
     headers.remove("repr-digest");
 }
 
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, &'static str> {
+/// Reads a body to its end, or until more than `limit` bytes have come; then also what is left of it.
+async fn read(mut body: Body, limit: usize) -> Result<(Bytes, Option<Body>), &'static str> {
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_broken| "upstream_broke_off")?.into_data() else { continue };
-        if joined.len() + data.len() > limit {
-            return Err("list_too_large");
-        }
         joined.extend_from_slice(&data);
+        if joined.len() > limit {
+            return Ok((joined.freeze(), Some(body)));
+        }
     }
-    Ok(joined.freeze())
+    Ok((joined.freeze(), None))
 }
 
-fn stream(
-    response: Response<Body>,
-    asked: &Asked,
-    home: Option<Home>,
-    lists: Option<ListChanges>,
-    log: &ExchangeLog,
-) -> Response<Body> {
+fn stream(response: Response<Body>, asked: &Asked, told: Told, log: &ExchangeLog) -> Response<Body> {
     let limits = asked.cx().shared.settings.limits.protocol();
     let (mut parts, body) = response.into_parts();
     rewritten(&mut parts.headers);
     let screened = ScreenedStream {
         body,
-        screen: SseScreen::new(limits),
+        screen: if told.called.is_some() { SseScreen::lenient(limits) } else { SseScreen::new(limits) },
         asked: asked.clone(),
-        home,
-        changes: lists.map(|lists| Changes::new(asked, &lists)),
-        told: log.passing(),
+        changes: told.lists.as_ref().map(|lists| Changes::new(asked, lists)),
+        told,
+        passing: log.passing(),
         ended: false,
     };
     Response::from_parts(parts, Body::Stream(Box::pin(screened)))
@@ -146,15 +214,14 @@ fn stream(
 /// Judges entries by the newest snapshot, and remembers what the server really lists.
 struct Sieve<'a> {
     asked: &'a Asked,
-    /// `None`: no handle is sealed or opened.
-    home: Option<&'a Home>,
+    told: &'a Told,
     acknowledged: Option<ListChanges>,
     names: Vec<String>,
 }
 
 impl<'a> Sieve<'a> {
-    fn new(asked: &'a Asked, home: Option<&'a Home>) -> Self {
-        Self { asked, home, acknowledged: None, names: Vec::new() }
+    fn new(asked: &'a Asked, told: &'a Told) -> Self {
+        Self { asked, told, acknowledged: None, names: Vec::new() }
     }
 }
 
@@ -165,7 +232,7 @@ impl Judge for Sieve<'_> {
     }
 
     fn endpoint(&mut self, uri: &str) -> Result<String, Unscreenable> {
-        let home = self.home.ok_or(Unscreenable { name: "endpoint_event" })?;
+        let home = self.told.home.as_ref().ok_or(Unscreenable { name: "endpoint_event" })?;
         http_sse::seal_endpoint(&self.asked.cx().shared.sessions, home, self.asked.authority(), uri)
     }
 
@@ -173,8 +240,13 @@ impl Judge for Sieve<'_> {
         self.acknowledged = Some(lists);
     }
 
+    fn state(&mut self, state: &str) -> Option<String> {
+        let Told { home: Some(home), called: Some(called), .. } = self.told else { return None };
+        state::seal(&self.asked.cx().shared.sessions, home, called, state)
+    }
+
     fn refusal(&mut self, sealed: &str) -> Option<String> {
-        http_sse::open_refusal(&self.asked.cx().shared.sessions, &self.home?.holder, sealed)
+        http_sse::open_refusal(&self.asked.cx().shared.sessions, &self.told.home.as_ref()?.holder, sealed)
     }
 }
 
@@ -183,10 +255,10 @@ struct ScreenedStream {
     body: Body,
     screen: SseScreen,
     asked: Asked,
-    home: Option<Home>,
+    told: Told,
     /// `None`: it does not tell of changed lists, or not yet.
     changes: Option<Changes>,
-    told: Arc<Passing>,
+    passing: Arc<Passing>,
     ended: bool,
 }
 
@@ -200,14 +272,14 @@ impl ScreenedStream {
     }
 
     fn filter(&mut self, chunk: &[u8]) -> Result<Bytes, Unscreenable> {
-        let (mut sieve, mut counts) = (Sieve::new(&self.asked, self.home.as_ref()), Screened::default());
+        let (mut sieve, mut counts) = (Sieve::new(&self.asked, &self.told), Screened::default());
         let out = self.screen.push(chunk, &mut sieve, &mut counts)?;
         let acknowledged = sieve.acknowledged.take();
         let (telemetry, names) = (&self.asked.cx().shared.telemetry, std::mem::take(&mut sieve.names));
         if let Some(destination) = self.asked.destination().filter(|_| !names.is_empty()) {
             telemetry.listed(&destination.service, &names);
         }
-        self.told.screened(counts);
+        self.passing.screened(counts);
         if let Some(lists) = acknowledged {
             self.changes = Some(Changes::new(&self.asked, &lists));
         }

@@ -1,7 +1,7 @@
 //! MCP sessions belong to the identity that opened them and stick to the endpoint that keeps them.
 //!
 //! With sealing keys a client never sees the server's own id: it sees an AEAD-sealed one that any replica can open, so
-//! nothing is stored. Without keys a bounded table of this process remembers who opened what. Other handles (sessions in a query, refusals under way) are always sealed, without keys under one of this process.
+//! nothing is stored. Without keys a bounded table of this process remembers who opened what. Other handles (sessions in a query, states of requests, refusals under way) are always sealed, without keys under one of this process.
 
 mod seal;
 
@@ -140,7 +140,7 @@ impl Sessions {
     /// A handle of the server's at `endpoint` as its client is to see it, with the time of now in it. `None`: it is too long.
     pub(crate) fn seal(
         &self,
-        purpose: Purpose,
+        purpose: Purpose<'_>,
         holder: &Holder,
         id: &str,
         endpoint: &WorkloadUid,
@@ -149,7 +149,7 @@ impl Sessions {
     }
 
     /// The handle behind what `holder` presents; `None` as if it did not exist: foreign, forged, or older than `session_age`.
-    pub(crate) fn unseal(&self, purpose: Purpose, holder: &Holder, sealed: &str) -> Option<Opened> {
+    pub(crate) fn unseal(&self, purpose: Purpose<'_>, holder: &Holder, sealed: &str) -> Option<Opened> {
         let plain = self.sealer.open(purpose, holder, sealed.as_bytes())?;
         let (at, opened) = parse(&plain)?;
         let fresh = now().checked_sub(at).unwrap_or_default() <= self.max_age;
@@ -271,10 +271,14 @@ mod tests {
         let user = Some(User { issuer: "i".to_owned(), subject: "s".to_owned() });
         let owner = Holder { user, ..holder("x", "spiffe://td/ns/a/sa/a") };
         let endpoint = WorkloadUid("e".into());
+        let state = |method, name| Purpose::State { method, name };
         for sessions in kinds() {
-            for (purpose, other) in
-                [(Purpose::Session, Purpose::Refusal), (Purpose::Refusal, Purpose::Session)]
-            {
+            for (purpose, other) in [
+                (Purpose::Session, Purpose::Refusal),
+                (Purpose::Refusal, Purpose::Session),
+                (state("tools/call", "a"), state("tools/call", "b")),
+                (state("tools/call", "a"), state("prompts/get", "a")),
+            ] {
                 let seen = sessions.seal(purpose, &owner, "id", &endpoint).unwrap();
                 let opened = Opened { id: "id".to_owned(), endpoint: endpoint.clone() };
                 assert_eq!(sessions.unseal(purpose, &owner, &seen), Some(opened));
