@@ -242,3 +242,49 @@ async fn a_broken_request_authentication_refuses_everything_and_says_why() -> Re
     );
     Ok(())
 }
+
+/// A session is of the user that its opener's token names: another user of the same workload has none, nor has the workload
+/// without a token; a renewed token is the same user's.
+#[tokio::test]
+async fn a_session_belongs_to_the_user_of_its_token() -> Result<()> {
+    let issuer = Issuer::new(ISSUER)?;
+    let single = Single::new(true).await?;
+    single.setup.manifests.write("jwt", &[issuer.authentication(NAMESPACE, "jwt", "app", "")])?;
+    let rules = r#"- when: [{key: "experimental.envoy.filters.http.mcp[tool]", values: [alpha]}]"#;
+    single.setup.policy("p", "app", "ALLOW", rules)?;
+    let app = Upstream::start(single.pod.port(HTTP), |seen| {
+        let mut response = upstream::result(seen, &json!({}));
+        response.headers_mut().insert("mcp-session-id", http::HeaderValue::from_static("servers-own"));
+        response
+    })
+    .await?;
+    let running = single.start().await?;
+    let token = |sub: &str, more: u64| issuer.token(&json!({"sub": sub, "exp": now()? + 600 + more}));
+    let post = async |body: &Value, token: Option<&str>, session: Option<&str>| -> Result<Reply> {
+        let mut request = post_json("/mcp", "app", body)?;
+        for (name, value) in [("authorization", token.map(|token| format!("Bearer {token}")))]
+            .into_iter()
+            .chain([("mcp-session-id", session.map(str::to_owned))])
+        {
+            if let Some(value) = value {
+                request.headers_mut().insert(name, value.parse()?);
+            }
+        }
+        send(&running, request).await
+    };
+    let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}});
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "alpha"}});
+    let opened = post(&initialize, Some(&token("sub-1", 0)?), None).await?;
+    let id = opened.headers.get("mcp-session-id").context("a session")?.to_str()?.to_owned();
+    let before = app.seen().len();
+    for stranger in [None, Some(token("sub-2", 0)?), Some(token("", 0)?)] {
+        let reply = post(&call, stranger.as_deref(), Some(&id)).await?;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{stranger:?}");
+    }
+    assert_eq!(app.seen().len(), before, "a foreign session reached the server");
+    for more in [0, 60] {
+        assert_eq!(post(&call, Some(&token("sub-1", more)?), Some(&id)).await?.status, StatusCode::OK);
+    }
+    Ok(())
+}
