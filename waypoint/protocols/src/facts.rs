@@ -28,6 +28,30 @@ pub enum FactKey {
     Argument(Vec<String>),
     /// `tool.read_only` and its like: what the server declared about the tool.
     ToolHint(ToolHint),
+    /// A fact of the filter `http.a2a`.
+    A2a(A2aKey),
+}
+
+/// Keys of the filter `http.a2a`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum A2aKey {
+    /// `method`: the operation by its name in A2A 1.0, whatever binding and version names it.
+    Method,
+    /// `task`: id of a task that the request names or refers to; each is judged on its own.
+    Task,
+    /// `context`: id of the context.
+    Context,
+    /// `tenant`: as body, path or query name it.
+    Tenant,
+    /// `extension`: URI of an extension that is asked for; each is judged on its own.
+    Extension,
+    /// `protocol_version`: `A2A-Version` as declared; `0.3` where nothing is (A2A 1.0 §3.6.2).
+    ProtocolVersion,
+    /// `push_host`: host of the URL that push notifications are to go to.
+    PushHost,
+    /// `metadata.<key>`: a string in the metadata of the request or of its message. The key is one name, dots included.
+    Metadata(String),
 }
 
 /// Annotations of a tool (`ToolAnnotations` of MCP). Hints of the server, fit for narrowing only.
@@ -47,7 +71,7 @@ pub enum ToolHint {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownFact {
     /// The filter is none of ours.
-    #[error("filter `{0}` is not known; known: http.mcp")]
+    #[error("filter `{0}` is not known; known: http.mcp, http.a2a")]
     Filter(String),
     /// The filter is ours and the key is not.
     #[error("key `{key}` of {filter} is not known")]
@@ -70,7 +94,7 @@ impl FactKey {
     pub fn parse(filter: &str, key: &str) -> Result<Self, UnknownFact> {
         match filter {
             "http.mcp" => Self::parse_mcp(key),
-            "http.a2a" => Err(UnknownFact::NotBuilt("filter http.a2a".to_owned())),
+            "http.a2a" => Self::parse_a2a(key),
             _ => Err(UnknownFact::Filter(filter.to_owned())),
         }
     }
@@ -92,6 +116,26 @@ impl FactKey {
             "tool.open_world" => Self::ToolHint(ToolHint::OpenWorld),
             _ => Self::parse_argument(key).ok_or_else(unknown)?,
         })
+    }
+
+    fn parse_a2a(key: &str) -> Result<Self, UnknownFact> {
+        let unknown = || UnknownFact::Key { filter: "http.a2a".to_owned(), key: key.to_owned() };
+        Ok(Self::A2a(match key {
+            "method" => A2aKey::Method,
+            "task" => A2aKey::Task,
+            "context" => A2aKey::Context,
+            "tenant" => A2aKey::Tenant,
+            "extension" => A2aKey::Extension,
+            "protocol_version" => A2aKey::ProtocolVersion,
+            "push_host" => A2aKey::PushHost,
+            _ if key.starts_with("cel:") => {
+                return Err(UnknownFact::NotBuilt("a condition on http.a2a".to_owned()));
+            }
+            _ => {
+                let name = key.strip_prefix("metadata.").filter(|name| !name.is_empty());
+                A2aKey::Metadata(name.ok_or_else(unknown)?.to_owned())
+            }
+        }))
     }
 
     fn parse_argument(key: &str) -> Option<Self> {
@@ -239,6 +283,23 @@ mod tests {
     }
 
     #[test]
+    fn every_documented_key_of_a2a_is_a_fact() {
+        let skill = "https://acme.example/ext/skill/v1";
+        for (key, fact) in [
+            ("method", A2aKey::Method),
+            ("task", A2aKey::Task),
+            ("context", A2aKey::Context),
+            ("tenant", A2aKey::Tenant),
+            ("extension", A2aKey::Extension),
+            ("protocol_version", A2aKey::ProtocolVersion),
+            ("push_host", A2aKey::PushHost),
+            (&format!("metadata.{skill}"), A2aKey::Metadata(skill.to_owned())),
+        ] {
+            assert_eq!(FactKey::parse("http.a2a", key), Ok(FactKey::A2a(fact)), "{key}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_refused_by_name() {
         for (filter, key, says) in [
             ("http.mcp", "tools", "key `tools` of http.mcp is not known"),
@@ -248,8 +309,10 @@ mod tests {
             ("http.mcp", "args.", "key `args.` of http.mcp is not known"),
             ("http.mcp", "args.a..b", "key `args.a..b` of http.mcp is not known"),
             ("http.mcp", "cel: args.n < 3", "key `cel: args.n < 3` of http.mcp is not known"),
-            ("http.a2a", "method", "filter http.a2a is not built yet"),
-            ("http.jwt", "method", "filter `http.jwt` is not known; known: http.mcp"),
+            ("http.a2a", "skill", "key `skill` of http.a2a is not known"),
+            ("http.a2a", "metadata.", "key `metadata.` of http.a2a is not known"),
+            ("http.a2a", "cel: true", "a condition on http.a2a is not built yet"),
+            ("http.jwt", "method", "filter `http.jwt` is not known; known: http.mcp, http.a2a"),
         ] {
             let error = FactKey::parse(filter, key).unwrap_err();
             assert_eq!(error.to_string(), says);

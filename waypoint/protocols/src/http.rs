@@ -53,6 +53,11 @@ pub(crate) fn single<K: header::AsHeaderName>(
 ///
 /// `None` for what is no single media type, a comma list in particular: readers take its first or its last part.
 pub(crate) fn media_type(value: &HeaderValue) -> Option<(Media, Option<&str>)> {
+    essence(value).map(|(essence, charset)| (media(essence), charset))
+}
+
+/// As [`media_type`], with the type itself as written.
+pub(crate) fn essence(value: &HeaderValue) -> Option<(&str, Option<&str>)> {
     let text = value.to_str().ok()?;
     let mut parts = text.split(';');
     let essence = parts.next()?.trim_matches([' ', '\t']);
@@ -72,7 +77,7 @@ pub(crate) fn media_type(value: &HeaderValue) -> Option<(Media, Option<&str>)> {
             return None;
         }
     }
-    Some((media(essence), charset))
+    Some((essence, charset))
 }
 
 fn media(essence: &str) -> Media {

@@ -10,13 +10,15 @@ pub struct Reply {
     pub status: StatusCode,
     /// Value of `Content-Type`; empty where there is no body.
     pub content_type: &'static str,
-    /// The body, complete.
+    /// The body, complete. Of a gRPC answer: its message.
     pub body: Bytes,
+    /// gRPC status (grpc.io, *Status codes*), where the answer is one of gRPC: trailers only, over HTTP 200.
+    pub grpc_status: Option<u16>,
 }
 
 impl Reply {
     pub(crate) fn json(status: StatusCode, body: String) -> Self {
-        Self { status, content_type: "application/json", body: Bytes::from(body) }
+        Self { status, content_type: "application/json", body: Bytes::from(body), grpc_status: None }
     }
 
     /// Whether it is the answer to one request, by the request's id.
@@ -27,7 +29,13 @@ impl Reply {
 
     /// 202 without a body: what a notification or a client's response gets, refused or not.
     pub(crate) fn accepted() -> Self {
-        Self { status: StatusCode::ACCEPTED, content_type: "", body: Bytes::new() }
+        Self { status: StatusCode::ACCEPTED, content_type: "", body: Bytes::new(), grpc_status: None }
+    }
+
+    /// An answer of gRPC without messages.
+    pub(crate) fn grpc(code: u16, message: &str) -> Self {
+        let body = Bytes::copy_from_slice(message.as_bytes());
+        Self { status: StatusCode::OK, content_type: "application/grpc", body, grpc_status: Some(code) }
     }
 
     /// HTTP 403 as Istio words it.
@@ -36,6 +44,7 @@ impl Reply {
             status: StatusCode::FORBIDDEN,
             content_type: "text/plain",
             body: Bytes::from_static(b"RBAC: access denied"),
+            grpc_status: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use waypoint_policy::{Attributes, Destination, Source};
 
 use crate::drain::DrainWatch;
+use crate::handles::Handles;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::snapshot::{ConfigCell, Snapshot};
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     /// Who opened which MCP session.
     pub(crate) sessions: Sessions,
+    /// Who made which task and context of an agent.
+    pub(crate) handles: Handles,
     /// Bodies held for judging, in KiB (`inspected_total`).
     pub(crate) inspection: Arc<Semaphore>,
     /// Bodies kept while their answers stream, in KiB: another quarter of `inspected_total`.

@@ -8,6 +8,7 @@ mod context;
 mod decided;
 mod detect;
 pub mod drain;
+mod handles;
 mod http;
 mod jwt;
 pub mod limits;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::context::{PeerContext, PeerName, Shared};
 use crate::drain::{DrainWatch, Phase};
+use crate::handles::Handles;
 use crate::peer_watch::PeerWatch;
 use crate::peers::Peers;
 use crate::sessions::Sessions;
@@ -73,6 +74,7 @@ impl Proxy {
         let limits = &settings.limits;
         let (connections, handshakes) = (limits.connections, limits.handshakes);
         let shared = Shared {
+            handles: Handles::new(limits, telemetry.hits()),
             sessions: Sessions::new(&settings.session_keys, limits, telemetry.hits()),
             inspection: Arc::new(Semaphore::new(limits.inspected_total >> 10)),
             kept: Arc::new(Semaphore::new(limits.inspected_total >> 12)),

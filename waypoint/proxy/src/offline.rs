@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use agent_protocols::mcp::{Exchange, Head, HeadKind};
-use agent_protocols::{Malformed, Plain};
+use agent_protocols::{Malformed, Plain, a2a};
 use http::request::Parts;
 use spiffe_id::SpiffeId;
 use waypoint_model::{MeshConfig, PathNormalization, Service};
@@ -15,7 +15,7 @@ use waypoint_policy::{
 };
 
 use crate::context::{PeerContext, PeerName};
-use crate::http::{headers, mcp};
+use crate::http::{a2a as agent, headers, mcp};
 use crate::jwt::{Authentication, Cache, Fetched, Rejection, Verified};
 use crate::limits::Limits;
 use crate::snapshot::attached;
@@ -56,6 +56,8 @@ pub enum Judged {
     McpHead,
     /// An MCP request with its body.
     McpBody,
+    /// An A2A request with what it names.
+    A2a,
 }
 
 /// What a tunnel's request would get.
@@ -105,19 +107,19 @@ pub fn judge(
         }
         Request::Http { mut parts, body, claims } => {
             let policy = policies(mesh, service, port, false);
-            let is_mcp = policy.reads() == Reads::Mcp;
+            let reads = policy.reads();
             let cleaned = clean(&mut parts, &peer, mesh.path_normalization);
             let judged = cleaned.and_then(|target| with_token(target, service, port, claims, &mut parts));
             let target = match judged {
                 Ok(target) => target,
-                Err(why) if is_mcp => return (Judged::McpHead, Answer::Unreadable(why)),
+                Err(why) if reads == Reads::Mcp => return (Judged::McpHead, Answer::Unreadable(why)),
                 Err(why) => return (Judged::Http, Answer::Unreadable(why)),
             };
             let attributes = seen(source, destination, &parts, &target);
-            if is_mcp {
-                judge_mcp(&policy, &attributes, &parts, body)
-            } else {
-                (Judged::Http, policy.decide(&attributes, &Plain).into())
+            match reads {
+                Reads::Mcp => judge_mcp(&policy, &attributes, &parts, body),
+                Reads::A2a => judge_a2a(&policy, &attributes, &parts, body),
+                Reads::Http | Reads::Opaque => (Judged::Http, policy.decide(&attributes, &Plain).into()),
             }
         }
     }
@@ -189,6 +191,30 @@ fn judge_mcp(
         }
         HeadVerdict::ReadBody => (Judged::McpHead, policy.decide(attributes, &*head.facts()).into()),
     }
+}
+
+/// The steps of `http/a2a.rs`, but for whose tasks are named: that only a running waypoint knows.
+fn judge_a2a(
+    policy: &PolicySet,
+    attributes: &Attributes<'_>,
+    parts: &Parts,
+    body: &[u8],
+) -> (Judged, Answer) {
+    let head = match a2a::Head::read(parts) {
+        Ok(head) => head,
+        Err(malformed) => return (Judged::A2a, malformed.into()),
+    };
+    if let HeadVerdict::Deny(denial) = policy.decide_head(attributes) {
+        return (Judged::A2a, Answer::Denied(denial));
+    }
+    if head.is_plain() {
+        return (Judged::Http, policy.decide(attributes, &Plain).into());
+    }
+    let answer = match a2a::Request::read(&head, body, &[], &Limits::default().protocol()) {
+        Ok(request) => agent::judge(policy, attributes, &request).into(),
+        Err(malformed) => malformed.into(),
+    };
+    (Judged::A2a, answer)
 }
 
 impl From<Result<Permit, Denial>> for Answer {

@@ -58,6 +58,9 @@ pub enum Refusal {
     /// The session is not one that this identity opened here.
     #[error("the session is not known")]
     SessionNotFound,
+    /// An agent's task or context that is not this identity's.
+    #[error("the task is not known")]
+    TaskNotFound,
     /// Routes exist and none takes the request.
     #[error("no route matches")]
     NoRoute,
@@ -112,7 +115,7 @@ impl Refusal {
             Self::TooLargeToInspect { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyNotReceived | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::SessionNotFound | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::SessionNotFound | Self::TaskNotFound | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BrokenRoute(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unscreenable(_) => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -154,7 +157,11 @@ impl Refusal {
             | Self::HeadTooLarge
             | Self::TooLargeToInspect { .. } => "DPE",
             Self::NotOurs(_) | Self::UnknownDestination(_) | Self::Unserved(_) => "NR",
-            Self::Denied(_) | Self::Token { .. } | Self::SessionNotFound | Self::Unscreenable(_) => "-",
+            Self::Denied(_)
+            | Self::Token { .. }
+            | Self::SessionNotFound
+            | Self::TaskNotFound
+            | Self::Unscreenable(_) => "-",
         }
     }
 
@@ -175,6 +182,7 @@ impl Refusal {
             Self::BodyNotReceived => "body_not_received",
             Self::BodyTooSlow => "body_too_slow",
             Self::SessionNotFound => "session_not_found",
+            Self::TaskNotFound => "task_not_found",
             Self::NoRoute => "no_route",
             Self::BrokenRoute(_) => "broken_route",
             Self::Unserved(_) => "unserved",

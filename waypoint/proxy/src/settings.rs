@@ -18,6 +18,10 @@ pub struct Settings {
     pub observe: bool,
     /// Arguments of MCP calls that the access log tells; none unless named.
     pub log_arguments: Vec<LoggedArgument>,
+    /// Hosts inside the network that agents may send push notifications to; any other must be a name outside, by https.
+    pub push_hosts: Vec<String>,
+    /// A task of an agent that nobody is known to have made is its first caller's, and not refused.
+    pub adopt_tasks: bool,
     /// Keys that seal session ids: the first seals, all open. Empty: a bounded table of this process.
     pub session_keys: Vec<[u8; 32]>,
 }

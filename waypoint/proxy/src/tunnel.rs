@@ -173,6 +173,9 @@ pub(crate) async fn undeclared<IO: opaque::Downstream>(
         Ok((Found::Opaque, _unread)) if destination.policy.reads() == Reads::Mcp => {
             opaque::refuse(io, &Refusal::BadRequest("opaque_on_mcp_port"), destination, &cx);
         }
+        Ok((Found::Opaque, _unread)) if destination.policy.reads() == Reads::A2a => {
+            opaque::refuse(io, &Refusal::BadRequest("opaque_on_a2a_port"), destination, &cx);
+        }
         Ok((Found::Opaque, first)) => opaque::relay_accepted(io, first, destination, cx).await,
         Err(error) => tracing::debug!(%error, "stream ended before its first bytes"),
     }

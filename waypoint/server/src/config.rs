@@ -90,6 +90,8 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
                 xfcc: args.xfcc,
                 observe: args.observe == Switch::On,
                 log_arguments: args.log_arguments.clone(),
+                push_hosts: args.push_hosts.clone(),
+                adopt_tasks: args.adopt_tasks,
                 session_keys: keys,
             },
             locality: args.locality.clone().unwrap_or_default(),

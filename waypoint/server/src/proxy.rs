@@ -79,6 +79,8 @@ fn start(args: &WaypointArgs, bootstrap: Bootstrap, limits: Limits, session_keys
             xfcc: bootstrap.xfcc,
             observe: args.observe == Switch::On,
             log_arguments: args.log_arguments.clone(),
+            push_hosts: args.push_hosts.clone(),
+            adopt_tasks: args.adopt_tasks,
             session_keys,
         },
         // istiod tells it with our own workload.

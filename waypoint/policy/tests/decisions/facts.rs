@@ -216,7 +216,8 @@ fn a_fact_that_no_reader_tells_makes_its_policy_unavailable() {
         ("http.mcp", "cel: arg.x == 1"),
         ("http.mcp", "cel: true"),
         ("http.lua", "x"),
-        ("http.a2a", "method"),
+        ("http.a2a", "skill"),
+        ("http.a2a", "cel: true"),
     ];
     for (filter, key) in unknown {
         for action in [Action::Allow, Action::Deny, Action::Audit] {
@@ -246,6 +247,24 @@ fn policies_tell_what_has_to_be_read() {
         assert_eq!(compile(policies.clone()).reads(), want, "{policies:?}");
         assert_eq!(compile_opaque(policies).reads(), Reads::Opaque);
     }
+}
+
+#[test]
+fn a_port_is_read_as_one_protocol_and_policies_of_the_other_deny_it() {
+    let request = Request::by("bot");
+    let agent = || all([fact("http.a2a", "method", "SendMessage")]);
+    let decide = |policies: Vec<waypoint_model::Policy>| {
+        let set = compile(policies);
+        set.decide(&request.attributes(), &Told::call("x", &[])).map_err(|denial| denial.reason)
+    };
+    let both = decide(vec![allow([mcp("tool", "x")]), policy("agent", Action::Deny, [agent()])]);
+    assert_eq!(both.unwrap_err(), DenyReason::PolicyUnavailable(PolicyKey::new("ns", "agent")));
+    let tried = vec![allow([mcp("tool", "x")]), dry_run(deny([agent()]))];
+    assert!(decide(tried.clone()).is_ok(), "a dry run denies nothing");
+    let set = compile(tried);
+    assert!(set.unavailable()[0].why.contains("one only"), "{:?}", set.unavailable());
+    let swapped = vec![dry_run(deny([mcp("tool", "x")])), allow([agent()])];
+    assert_eq!(compile(swapped).reads(), Reads::A2a, "what is enforced says what is read");
 }
 
 #[test]

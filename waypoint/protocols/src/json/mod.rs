@@ -8,4 +8,4 @@ mod text;
 pub use document::{Document, Elements, LookedUp, Members, Shape, Value};
 pub use strict::{Bounds, JsonError};
 
-pub(crate) use text::{is_twin, plain_run, quote};
+pub(crate) use text::{folds_to, is_twin, plain_run, quote};

@@ -137,6 +137,8 @@ impl Facts for HeadFacts<'_> {
         match key {
             FactKey::Session => tell(self.0.session(), test),
             _ if is_message => Truth::NotYet,
+            // No A2A is read here: it cannot be told.
+            FactKey::A2a(_) => Truth::NotYet,
             FactKey::ProtocolVersion => tell(self.0.revision(), test),
             FactKey::Kind => tell(self.kind().as_str(), test),
             FactKey::Method
@@ -163,7 +165,7 @@ fn kind(method: &Method, headers: &HeaderMap) -> HeadKind {
     }
 }
 
-fn check_method(method: &Method) -> Result<(), Malformed> {
+pub(crate) fn check_method(method: &Method) -> Result<(), Malformed> {
     match *method {
         Method::GET | Method::POST | Method::DELETE | Method::OPTIONS => Ok(()),
         _ => Err(Malformed::new("http_method", StatusCode::METHOD_NOT_ALLOWED, -32600)),
@@ -171,7 +173,7 @@ fn check_method(method: &Method) -> Result<(), Malformed> {
 }
 
 /// Some frameworks take the method from the query; no MCP URL has a use for it.
-fn check_override(query: Option<&str>) -> Result<(), Malformed> {
+pub(crate) fn check_override(query: Option<&str>) -> Result<(), Malformed> {
     let mut pairs = query.map(|q| url::form_urlencoded::parse(q.as_bytes())).into_iter().flatten();
     if pairs.any(|(key, _)| key.eq_ignore_ascii_case("_method")) {
         return Err(Malformed::invalid("method_override"));
@@ -179,7 +181,7 @@ fn check_override(query: Option<&str>) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
+pub(crate) fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
     let length = single(headers, header::CONTENT_LENGTH).map_err(|_| Malformed::invalid("content_length"))?;
     if length.is_some() && headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Malformed::invalid("length_and_transfer_encoding"));
@@ -189,7 +191,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Malformed> {
 
 /// `h2c` is an offer that may be ignored (RFC 9110 §7.8), and some clients make it with every request; it is removed
 /// before forwarding. Anything else would take the stream out of sight.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), Malformed> {
+pub(crate) fn check_upgrade(headers: &HeaderMap) -> Result<(), Malformed> {
     let harmless = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"h2c");
     if headers.get_all(header::UPGRADE).iter().all(harmless) {
         return Ok(());
@@ -226,7 +228,7 @@ fn check_content(headers: &HeaderMap) -> Result<(), Malformed> {
     }
 }
 
-fn check_bodiless(headers: &HeaderMap) -> Result<(), Malformed> {
+pub(crate) fn check_bodiless(headers: &HeaderMap) -> Result<(), Malformed> {
     let length = headers.get(header::CONTENT_LENGTH);
     if length.is_some_and(|length| length != "0") || headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Malformed::invalid("body_not_allowed"));

@@ -17,6 +17,7 @@ mod subject;
 pub use answer::{DenyMode, no_access, refuse, session_not_found, unscreenable};
 pub use exchange::Exchange;
 pub use head::{Head, HeadKind};
+pub(crate) use head::{check_bodiless, check_framing, check_method, check_override, check_upgrade};
 pub use http_sse::{TwoSessions, carrier, endpoint_session, replaced, session_in_query};
 pub use list_changed::ListChanges;
 pub use message::{Message, Trace};

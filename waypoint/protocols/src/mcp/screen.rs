@@ -102,6 +102,7 @@ impl Facts for Entry<'_> {
             FactKey::Argument(_) if !matches!(self.target, Target::Tool(_) | Target::Prompt(_)) => Truth::No,
             FactKey::Argument(_) | FactKey::Session | FactKey::ProtocolVersion => Truth::NotYet,
             FactKey::ToolHint(_) => Truth::No,
+            FactKey::A2a(_) => Truth::NotYet,
         }
     }
 

@@ -116,6 +116,8 @@ impl Facts for Subject<'_> {
             // be told, so that neither `values` nor `notValues` of a hint permits a call.
             FactKey::ToolHint(_) if matches!(self.target, Target::Tool(_)) => Truth::NotYet,
             FactKey::ToolHint(_) => Truth::No,
+            // No A2A is read here: it cannot be told.
+            FactKey::A2a(_) => Truth::NotYet,
         }
     }
 

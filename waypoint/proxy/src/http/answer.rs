@@ -38,7 +38,10 @@ const GRPC_UNAUTHENTICATED: u16 = 16;
 pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
     let (refusal, status) = (&*refused.refusal, refused.refusal.status());
     let mut response = match &refused.reply {
-        Some(reply) => build(reply.status, reply.content_type, reply.body.clone()),
+        Some(reply) => match reply.grpc_status {
+            Some(code) => grpc_answer(code, &reply.body),
+            None => build(reply.status, reply.content_type, reply.body.clone()),
+        },
         None if grpc => grpc_refusal(grpc_status(status), &text(refusal)),
         None => build(status, "text/plain", Bytes::from(text(refusal).into_owned())),
     };
@@ -178,6 +181,7 @@ fn text(refusal: &Refusal) -> Cow<'static, str> {
         Refusal::BodyNotReceived | Refusal::BodyTooSlow => "request timeout",
         Refusal::HeadTooLarge => "request header fields too large",
         Refusal::SessionNotFound => "session not found",
+        Refusal::TaskNotFound => "task not found",
         Refusal::NoRoute => "no route",
         Refusal::BrokenRoute(_) => "no backend",
         Refusal::Unscreenable(_) => "bad gateway",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent_protocols::a2a::{Binding, Request};
 use agent_protocols::mcp::{Exchange, Head, HeadKind};
 use agent_protocols::{Facts, Plain};
 use http::request::Parts;
@@ -10,7 +11,7 @@ use waypoint_policy::{Attributes, Denial, HeadVerdict, HttpAttributes, Permit};
 
 use super::headers::Target;
 use super::inspect::Inspected;
-use super::mcp;
+use super::{a2a, mcp};
 use crate::context::StreamContext;
 use crate::jwt::Verified;
 use crate::sessions::Holder;
@@ -39,6 +40,8 @@ pub(crate) enum Message {
     Head(Head),
     /// An MCP request whose body was read.
     Body(Head, Inspected),
+    /// An A2A request.
+    A2a(Request),
 }
 
 /// A request head as the policies see it.
@@ -106,7 +109,12 @@ impl Asked {
 
     /// Whether nothing of the request's body is left to be read.
     pub(crate) fn has_read_body(&self) -> bool {
-        matches!(&*self.message, Message::Body(..))
+        matches!(&*self.message, Message::Body(..) | Message::A2a(_))
+    }
+
+    /// Whether an agent was asked over gRPC, where any answer may be a stream.
+    pub(crate) fn is_of_grpc_agent(&self) -> bool {
+        matches!(&*self.message, Message::A2a(request) if request.binding == Binding::Grpc)
     }
 
     fn with_kept_body(self) -> Self {
@@ -195,6 +203,7 @@ impl Asked {
         let (policy, attributes) = (&destination.policy, self.attributes(destination));
         let head = match &*self.message {
             Message::Plain => return policy.decide(&attributes, &Plain),
+            Message::A2a(request) => return a2a::judge(policy, &attributes, request),
             Message::Head(head) | Message::Body(head, _) => head,
         };
         match policy.decide_head(&attributes) {
@@ -212,6 +221,7 @@ impl Asked {
             }
             // The body went by unread, since nothing depended on it then. Now something does, and it is gone.
             Message::Head(head) if head.kind() == HeadKind::Message => policy.decide(&attributes, &Plain),
+            Message::A2a(request) => a2a::judge(policy, &attributes, request),
             Message::Head(_) | Message::Plain => policy.decide(&attributes, &*head.facts()),
         }
     }

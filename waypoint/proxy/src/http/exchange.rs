@@ -1,5 +1,7 @@
 //! The record of one request, filled along its way and written once: when its answer has gone, or when it broke off.
 
+mod agent;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -370,10 +372,7 @@ impl ExchangeLog {
             mcp.method.get_or_insert_with(|| method.clone());
             mcp.name = mcp.name.take().or_else(|| name.clone());
         }
-        if let Some(mcp) = &mut record.mcp {
-            mcp.hidden = seen.hidden.load(Ordering::Relaxed);
-            mcp.list_entries = seen.kept.load(Ordering::Relaxed);
-        }
+        agent::listed(record, seen);
         entry.telemetry.finish_request(record.take(), entry.plan.as_ref());
     }
 }

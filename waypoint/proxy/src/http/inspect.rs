@@ -24,6 +24,11 @@ pub(crate) struct Inspected {
 const KEPT: usize = 64 << 10;
 
 impl Inspected {
+    /// Of a request that has none.
+    pub(crate) fn nothing() -> Self {
+        Self { bytes: Bytes::new(), _share: Vec::new() }
+    }
+
     /// The same body under a share of `kept` instead of `inspected_total`, so that long answers leave the latter to requests.
     /// `None` where it is large, or too much is kept already.
     pub(crate) fn keep(&self, kept: &Arc<Semaphore>) -> Option<Self> {

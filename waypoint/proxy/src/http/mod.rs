@@ -1,6 +1,8 @@
 //! HTTP inside a tunnel, in the order in which a request meets it.
 
+pub(crate) mod a2a;
 pub(crate) mod affinity;
+mod agent_screen;
 pub(crate) mod answer;
 pub(crate) mod asked;
 pub(crate) mod cors;

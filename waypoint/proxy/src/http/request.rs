@@ -10,6 +10,7 @@ use hyper::upgrade::OnUpgrade;
 use waypoint_model::Protocol;
 use waypoint_policy::{Permit, Reads};
 
+use super::a2a::{self, Agent};
 use super::affinity::{self, Affinity};
 use super::asked::{self, Asked, Message};
 use super::cors::{self, Crossing};
@@ -55,6 +56,8 @@ pub(crate) enum Screening {
     Call(Called),
     /// A stream of the server's own: list results on it are filtered by their shape.
     Stream,
+    /// An agent was asked over A2A: what it tells of is the peer's, or withheld.
+    Agent(Box<Agent>),
 }
 
 /// A refusal, in the protocol's own words where it has some.
@@ -128,7 +131,8 @@ async fn forward(
     authenticate(destination, &mut parts, &mut target).await?;
     let mut judged = match destination.policy.reads() {
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
-        Reads::Http | Reads::A2a | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
+        Reads::A2a => a2a::authorize(cx, destination, &mut parts, &target, body, log).await?,
+        Reads::Http | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
     };
     let (query, pinned) = (target.query.as_deref(), judged.pick.pinned.as_ref());
     let selected = destination.routes.select(&target.authority, &target.path, query, &parts, pinned);

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 
+use super::agent_screen;
 use super::answer::{is_event_stream, is_json};
 use super::asked::Asked;
 use super::exchange::{ExchangeLog, Passing};
@@ -39,6 +40,7 @@ pub(crate) async fn apply(
 ) -> Result<Response<Body>, Refused> {
     let Some(asked) = asked.filter(|_| *screening != Screening::None) else { return Ok(response) };
     let id = match screening {
+        Screening::Agent(agent) => return agent_screen::apply(response, agent, asked, log).await,
         Screening::Lists(id) => id.as_deref(),
         Screening::None | Screening::Stream | Screening::Call(_) => None,
     };
@@ -46,7 +48,7 @@ pub(crate) async fn apply(
     let lists = (*screening == Screening::Stream).then(ListChanges::all);
     let called = match screening {
         Screening::Call(called) => Some(called.clone()),
-        Screening::None | Screening::Lists(_) | Screening::Stream => None,
+        Screening::None | Screening::Lists(_) | Screening::Stream | Screening::Agent(_) => None,
     };
     let screened = match called {
         Some(_) => call(response, asked, Told { home, called, lists }, log).await,
@@ -150,7 +152,7 @@ fn acknowledged(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::Empty)
 }
 
-fn is_identity(headers: &HeaderMap) -> bool {
+pub(super) fn is_identity(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
@@ -175,7 +177,7 @@ async fn list(
 }
 
 /// The body is not the one that these spoke of.
-fn rewritten(headers: &mut HeaderMap) {
+pub(super) fn rewritten(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.remove(ETAG);
     headers.remove("content-digest");
@@ -183,7 +185,7 @@ fn rewritten(headers: &mut HeaderMap) {
 }
 
 /// Reads a body to its end, or until more than `limit` bytes have come; then also what is left of it.
-async fn read(mut body: Body, limit: usize) -> Result<(Bytes, Option<Body>), &'static str> {
+pub(super) async fn read(mut body: Body, limit: usize) -> Result<(Bytes, Option<Body>), &'static str> {
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_broken| "upstream_broke_off")?.into_data() else { continue };

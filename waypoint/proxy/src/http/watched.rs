@@ -24,13 +24,15 @@ pub(crate) enum Closed {
     Deadline,
 }
 
-/// Watches the answers that need it: event streams of a destination with policies, and any with a deadline.
+/// Watches the answers that need it: event streams of a destination with policies, what an agent streams over gRPC, and any
+/// with a deadline.
 pub(crate) fn watch(
     response: Response<Body>,
     asked: Option<Asked>,
     deadline: Option<Instant>,
 ) -> Response<Body> {
-    let asked = asked.filter(|_| answer::is_event_stream(&response));
+    let lasts = |asked: &Asked| answer::is_event_stream(&response) || asked.is_of_grpc_agent();
+    let asked = asked.filter(lasts);
     if asked.is_none() && deadline.is_none() {
         return response;
     }

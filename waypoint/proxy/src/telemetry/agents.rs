@@ -8,9 +8,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use waypoint_model::Service;
 
-use super::exchange::{Decision, DryRun, McpRecord, RequestRecord};
+use super::exchange::{A2aRecord, Decision, DryRun, McpRecord, RequestRecord};
 use super::family::{Bounds, Cell, Sets, show};
-use super::labels::{Call, DecisionLabels, DryRunLabels, Operation, OperationLabels, ServiceNames, Word};
+use super::labels::{
+    Call, DecisionLabels, DryRunLabels, OTHER, Operation, OperationLabels, ServiceNames, Word,
+};
 use super::names::{KnownNames, bound_method};
 use super::standard::Beyond;
 
@@ -32,13 +34,15 @@ pub(super) struct Agents {
     dry_run: Arc<Sets<DryRunLabels, Count>>,
     operations: Arc<Sets<Operation, Operations>>,
     durations: Arc<Sets<Call, Took>>,
+    /// Of A2A.
+    asked: Arc<Sets<Operation, Operations>>,
     bodies: Family<Word, Counter>,
 }
 
 impl Agents {
     pub(super) fn register(r: &mut Registry, bounds: Bounds) -> Self {
         let (decisions, dry_run) = (Sets::new(bounds), Sets::new(bounds));
-        let (operations, durations) = (Sets::new(bounds), Sets::new(bounds));
+        let (operations, durations, asked) = (Sets::new(bounds), Sets::new(bounds), Sets::new(bounds));
         let bodies = Family::default();
         let help = "Decisions of policy by deciding rule; `-` where no rule decided";
         show(r, "portcullis_policy_decisions", help, &decisions, |m: &Count| &m.0);
@@ -53,7 +57,11 @@ impl Agents {
         show(r, "portcullis_mcp_operation_duration_milliseconds", help, &durations, |m: &Took| &m.0);
         let help = "MCP requests by whether their body had to be read to decide";
         r.register("portcullis_mcp_bodies", help, bodies.clone());
-        Self { decisions, dry_run, operations, durations, bodies }
+        let help = "A2A requests; `name` is the binding";
+        show(r, "portcullis_a2a_operations", help, &asked, |m: &Operations| &m.count);
+        let help = "Tasks of others left out of lists";
+        show(r, "portcullis_a2a_list_entries_hidden", help, &asked, |m: &Operations| &m.hidden);
+        Self { decisions, dry_run, operations, durations, asked, bodies }
     }
 
     pub(super) fn forget_idle(&self) {
@@ -61,6 +69,7 @@ impl Agents {
         self.dry_run.forget_idle();
         self.operations.forget_idle();
         self.durations.forget_idle();
+        self.asked.forget_idle();
     }
 
     pub(super) fn operation(
@@ -96,6 +105,32 @@ impl Agents {
         let timed =
             mcp.method.is_none() || self.durations.with(&call, |set| set.0.get().observe(milliseconds));
         usize::from(!kept) + usize::from(!timed)
+    }
+
+    /// One request of A2A, by operation and binding.
+    pub(super) fn asked_agent(&self, record: &RequestRecord, a2a: &A2aRecord) -> Beyond {
+        let failed =
+            record.status >= 400 || record.status == 0 || record.grpc_status.is_some_and(|it| it != 0);
+        let labels = OperationLabels {
+            source: record.source.workload.clone().into(),
+            principal: record.source.principal.clone(),
+            service: ServiceNames::of(record.service.as_ref()),
+            method: a2a.operation.unwrap_or(OTHER),
+            name: Some(a2a.binding.into()),
+            decision: record.decision.name(),
+            outcome: match record.decision {
+                Decision::Denied { .. } => "refused",
+                _ if failed => "failed",
+                _ => "ok",
+            },
+        };
+        let kept = self.asked.with(&Operation(Some(labels)), |set| {
+            set.count.get().inc();
+            if a2a.hidden > 0 {
+                set.hidden.get().inc_by(a2a.hidden as u64);
+            }
+        });
+        usize::from(!kept)
     }
 
     pub(super) fn decided(

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use agent_protocols::a2a;
 use spiffe_id::SpiffeId;
 use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
@@ -142,6 +143,46 @@ pub struct McpRecord {
     pub failed: bool,
 }
 
+/// What a request asked of an agent over A2A.
+#[derive(Clone, Debug, Default)]
+pub struct A2aRecord {
+    /// The operation by its name in A2A 1.0; `None`: a method that A2A does not have.
+    pub operation: Option<&'static str>,
+    /// `jsonrpc`, `rest` or `grpc`.
+    pub binding: &'static str,
+    /// The method as on the wire.
+    pub method: String,
+    /// `A2A-Version` as declared.
+    pub version: Option<String>,
+    /// The task that it names first.
+    pub task: Option<String>,
+    /// The context that it names.
+    pub context: Option<String>,
+    /// Tasks of others that were left out of a list.
+    pub hidden: usize,
+    /// URLs of a card that lead past this waypoint.
+    pub card_elsewhere: Vec<String>,
+}
+
+impl A2aRecord {
+    pub(crate) fn of(request: &a2a::Request) -> Self {
+        Self {
+            operation: request.operation.map(a2a::Operation::name),
+            binding: match request.binding {
+                a2a::Binding::JsonRpc => "jsonrpc",
+                a2a::Binding::Rest => "rest",
+                a2a::Binding::Grpc => "grpc",
+            },
+            method: request.method.clone(),
+            version: request.version.clone(),
+            task: request.tasks().first().cloned(),
+            context: request.context().map(str::to_owned),
+            hidden: 0,
+            card_elsewhere: Vec::new(),
+        }
+    }
+}
+
 /// One HTTP request.
 #[derive(Debug)]
 pub struct RequestRecord {
@@ -189,6 +230,8 @@ pub struct RequestRecord {
     pub routed_to: RoutedTo,
     /// What the protocol reader saw, on MCP ports or by observation.
     pub mcp: Option<McpRecord>,
+    /// What was asked of an agent, on A2A ports.
+    pub a2a: Option<A2aRecord>,
     /// Status of the answer; 0 if none was sent.
     pub status: u16,
     /// gRPC status of the answer.
@@ -246,6 +289,7 @@ impl RequestRecord {
             route: None,
             routed_to: RoutedTo::Service,
             mcp: None,
+            a2a: None,
             status: 0,
             grpc_status: None,
             flags: "-",

@@ -15,7 +15,7 @@ use time::macros::format_description;
 use waypoint_model::{Service, Workload};
 use waypoint_policy::RuleName;
 
-use super::exchange::{Decision, McpRecord, RequestRecord, SourceRecord, StreamRecord, detail};
+use super::exchange::{A2aRecord, Decision, McpRecord, RequestRecord, SourceRecord, StreamRecord, detail};
 
 /// Longest value of one field, in bytes; what is cut off is shown as `…`.
 const LONGEST: usize = 2_048;
@@ -80,6 +80,18 @@ struct Line<'a> {
     mcp_arguments: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     list_hidden: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    a2a_method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    a2a_binding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    a2a_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    a2a_task: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    a2a_context: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    a2a_card_elsewhere: Vec<String>,
     decision: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_rule: Option<String>,
@@ -92,7 +104,7 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn request(record: &'a RequestRecord, took: Duration) -> Self {
-        let mcp = record.mcp.as_ref();
+        let (mcp, a2a) = (record.mcp.as_ref(), record.a2a.as_ref());
         let details = detail(&record.detail, &record.decision);
         Self {
             kind: "request",
@@ -116,7 +128,13 @@ impl<'a> Line<'a> {
             mcp_kind: mcp.and_then(|mcp| mcp.kind),
             mcp_messages: mcp.map(|mcp| mcp.messages).filter(|messages| *messages > 1),
             mcp_arguments: mcp.map(arguments).unwrap_or_default(),
-            list_hidden: mcp.filter(|mcp| mcp.kind == Some("list") || mcp.hidden > 0).map(|mcp| mcp.hidden),
+            list_hidden: list_hidden(record),
+            a2a_method: a2a.map(|a2a| clip(a2a.operation.unwrap_or(&a2a.method))),
+            a2a_binding: a2a.map(|a2a| a2a.binding),
+            a2a_version: a2a.and_then(|a2a| a2a.version.as_deref()).map(clip),
+            a2a_task: a2a.and_then(|a2a| a2a.task.as_deref()).map(clip),
+            a2a_context: a2a.and_then(|a2a| a2a.context.as_deref()).map(clip),
+            a2a_card_elsewhere: a2a.map(card_elsewhere).unwrap_or_default(),
             dry_run_decision: record.dry_run.as_ref().map(ToString::to_string),
             ..Self::common(&record.source, record.service.as_ref(), record.port, record.upstream.as_ref())
         }
@@ -182,6 +200,20 @@ impl<'a> Line<'a> {
         self.generation = generation;
         self
     }
+}
+
+/// Entries that were left out; told of every list, so that none is told apart from not looked at.
+fn list_hidden(record: &RequestRecord) -> Option<usize> {
+    let mcp = record.mcp.as_ref().filter(|mcp| mcp.kind == Some("list") || mcp.hidden > 0);
+    let tasks = |a2a: &&A2aRecord| a2a.operation == Some("ListTasks");
+    mcp.map(|mcp| mcp.hidden).or(record.a2a.as_ref().filter(tasks).map(|a2a| a2a.hidden))
+}
+
+/// At most this many URLs of one card.
+const ELSEWHERE: usize = 8;
+
+fn card_elsewhere(a2a: &A2aRecord) -> Vec<String> {
+    a2a.card_elsewhere.iter().take(ELSEWHERE).map(|url| clip(url)).collect()
 }
 
 fn arguments(mcp: &McpRecord) -> BTreeMap<&str, &str> {

@@ -147,6 +147,9 @@ impl Metrics {
         if let Some(mcp) = &record.mcp {
             self.beyond(self.agents.operation(record, mcp, milliseconds, names));
         }
+        if let Some(a2a) = &record.a2a {
+            self.beyond(self.agents.asked_agent(record, a2a));
+        }
     }
 
     pub(super) fn stream_opened(&self, record: &StreamRecord, facts: &Facts<'_>, plan: Option<&Plan>) {

@@ -39,7 +39,7 @@ pub use captured::Captured;
 use captured::Side;
 pub(crate) use exchange::causes;
 pub use exchange::{
-    Decision, DryRun, LocalEnd, McpRecord, RequestRecord, RoutedTo, SourceRecord, StreamRecord,
+    A2aRecord, Decision, DryRun, LocalEnd, McpRecord, RequestRecord, RoutedTo, SourceRecord, StreamRecord,
 };
 pub use hits::Hits;
 pub use metrics::Raised as Gauge;

@@ -114,6 +114,7 @@ pub(super) fn request() -> RequestRecord {
         service_time: None,
         routed_to: RoutedTo::Service,
         route: Some("default".into()),
+        a2a: None,
         mcp: Some(McpRecord {
             method: Some("tools/call".to_owned()),
             name: Some("search".to_owned()),

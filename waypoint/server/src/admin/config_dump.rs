@@ -98,6 +98,8 @@ fn settings(launch: &Launch) -> Value {
         "crl": launch.crl,
         "deny_mode": format!("{:?}", settings.deny_mode),
         "xfcc": settings.xfcc,
+        "push_hosts": settings.push_hosts,
+        "adopt_tasks": settings.adopt_tasks,
         "observe": settings.observe,
         "session_keys": settings.session_keys.len(),
         "access_log": format!("{:?}", launch.access_log),

@@ -25,7 +25,7 @@ pub(super) struct Report {
     /// Full host name.
     service: String,
     port: u16,
-    /// `stream`, `http`, `mcp_head` (whatever the body says) or `mcp_body`.
+    /// `stream`, `http`, `mcp_head` (whatever the body says), `mcp_body` or `a2a`.
     judged_by: &'static str,
     /// HTTP method and path; absent on a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +88,7 @@ impl Report {
                 Judged::Http => "http",
                 Judged::McpHead => "mcp_head",
                 Judged::McpBody => "mcp_body",
+                Judged::A2a => "a2a",
             },
             request: http.map(|http| format!("{} {}", http.parts.method, http.parts.uri)),
             mcp_method: http.and_then(|http| http.mcp_method.clone()),

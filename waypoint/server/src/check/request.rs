@@ -88,7 +88,8 @@ pub(super) fn compose(args: &CheckArgs, service: &Service) -> Result<Option<Comp
     if is_mcp && method != Method::POST {
         return Err(BadRequest::NotPost(method.to_string()));
     }
-    let path = args.path.as_deref().unwrap_or(if is_mcp { "/mcp" } else { "/" });
+    let is_mcp_message = is_mcp && args.a2a_method.is_none();
+    let path = args.path.as_deref().unwrap_or(if is_mcp_message { "/mcp" } else { "/" });
     let bad_path = || BadRequest::Path(path.to_owned());
     if !path.starts_with('/') {
         return Err(bad_path());
@@ -131,8 +132,31 @@ struct Message {
     name: Option<String>,
 }
 
+/// An A2A request over JSON-RPC, in the words of 1.0. What it lacks of a real one decides nothing.
+fn agent_request(method: &str, args: &CheckArgs) -> Result<Message, BadRequest> {
+    let metadata = args.a2a_metadata.as_deref().unwrap_or("{}");
+    let bad = |reason: String| BadRequest::Arguments { args: metadata.to_owned(), reason };
+    let metadata: &RawValue = serde_json::from_str(metadata).map_err(|error| bad(error.to_string()))?;
+    let task = args.a2a_task.as_deref();
+    let params = if method.starts_with("Send") || method.starts_with("message/") {
+        let task = task.map(|task| format!(r#","taskId":{}"#, quote(task))).unwrap_or_default();
+        format!(
+            r#"{{"message":{{"messageId":"1","role":"ROLE_USER","parts":[]{task}}},"metadata":{metadata}}}"#
+        )
+    } else {
+        let member = if method.contains("PushNotificationConfig") { "taskId" } else { "id" };
+        let task = task.map(|task| format!(r#""{member}":{},"#, quote(task))).unwrap_or_default();
+        format!(r#"{{{task}"metadata":{metadata}}}"#)
+    };
+    let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":{},"params":{params}}}"#, quote(method));
+    Ok(Message { body: body.into(), method: method.to_owned(), name: args.a2a_task.clone() })
+}
+
 /// The JSON-RPC message, if the flags describe one.
 fn message(args: &CheckArgs) -> Result<Option<Message>, BadRequest> {
+    if let Some(method) = &args.a2a_method {
+        return agent_request(method, args).map(Some);
+    }
     let named = args.tool.as_ref().or(args.prompt.as_ref()).or(args.resource.as_ref());
     let usual = match (&args.tool, &args.prompt, &args.resource) {
         (Some(_), ..) => Some("tools/call"),

@@ -98,6 +98,23 @@ pub struct CheckArgs {
     #[arg(long, value_name = "METHOD", help_heading = "MCP message")]
     pub mcp_method: Option<String>,
 
+    /// Ask for this A2A operation, by its name in 1.0 (SendMessage, GetTask, CancelTask, …), over JSON-RPC.
+    #[arg(
+        long,
+        value_name = "OPERATION",
+        help_heading = "A2A request",
+        conflicts_with_all = ["tool", "prompt", "resource", "mcp_method", "args"]
+    )]
+    pub a2a_method: Option<String>,
+
+    /// The task that it is about.
+    #[arg(long, value_name = "ID", help_heading = "A2A request", requires = "a2a_method")]
+    pub a2a_task: Option<String>,
+
+    /// Metadata of the request: a JSON object.
+    #[arg(long, value_name = "JSON", help_heading = "A2A request", requires = "a2a_method")]
+    pub a2a_metadata: Option<String>,
+
     /// Form of the answer.
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,

@@ -119,6 +119,22 @@ pub struct WaypointArgs {
     #[arg(long, value_enum, default_value_t, env = "PORTCULLIS_DENY_MODE", help_heading = "Portcullis")]
     pub deny_mode: DenyModeArg,
 
+    /// Hosts inside the network that A2A push notifications may go to, by http too, separated by commas. Any other must be a
+    /// name outside, by https.
+    #[arg(
+        long = "push-host",
+        value_name = "HOSTS",
+        value_delimiter = ',',
+        env = "PORTCULLIS_PUSH_HOSTS",
+        help_heading = "Portcullis"
+    )]
+    pub push_hosts: Vec<String>,
+
+    /// A task of an A2A agent that this process never saw made belongs to the first who names it. Default: it is nobody's, and
+    /// not found.
+    #[arg(long, env = "PORTCULLIS_ADOPT_TASKS", help_heading = "Portcullis")]
+    pub adopt_tasks: bool,
+
     /// Pick MCP method and tool names for metrics and logs out of passing bytes, where no policy has to read them.
     #[arg(
         long,

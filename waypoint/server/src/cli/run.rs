@@ -54,6 +54,16 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t, help_heading = "Behaviour")]
     pub deny_mode: DenyModeArg,
 
+    /// Host inside the network that A2A push notifications may go to, by http too; may be repeated. Any other must be a name
+    /// outside, by https.
+    #[arg(long = "push-host", value_name = "HOST", help_heading = "Behaviour")]
+    pub push_hosts: Vec<String>,
+
+    /// A task of an A2A agent that this process never saw made belongs to the first who names it. Default: it is nobody's, and
+    /// not found.
+    #[arg(long, help_heading = "Behaviour")]
+    pub adopt_tasks: bool,
+
     /// Tell endpoints who called, in x-forwarded-client-cert (By=…;URI=…). A client's own header is removed in any case.
     #[arg(long, help_heading = "Behaviour")]
     pub xfcc: bool,
