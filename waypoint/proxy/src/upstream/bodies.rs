@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::UpstreamError;
 use super::health::{Active, Outcome};
-use super::pool::Lease;
+use super::lease::Lease;
 use super::send::Blame;
 use crate::body::{Body, BodyError};
 

@@ -6,7 +6,7 @@ use http::Response;
 use waypoint_model::{Retries, RetryOn};
 
 use super::connect::ConnectError;
-use super::pool::Fate;
+use super::lease::Fate;
 use super::send::Failure;
 
 /// First pause where the route names none.

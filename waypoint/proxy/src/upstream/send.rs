@@ -18,7 +18,7 @@ use super::cluster::Cluster;
 use super::connect::ConnectError;
 use super::endpoints::{Endpoint, Picked};
 use super::health::{Clock, Outcome};
-use super::pool::{Fate, SendError};
+use super::lease::{Fate, SendError};
 use super::retry;
 use super::{Chosen, Pick, UpstreamError, Upstreams, Version};
 use crate::body::Body;
