@@ -109,13 +109,17 @@ pub(super) fn read<'b>(body: &'b [u8], bounds: &Bounds) -> Result<Document<'b>, 
     Ok(Document::new(text, reader.nodes))
 }
 
+/// Where it stands is not kept here but handed from step to step: a number in a register costs nothing, one in memory is
+/// what each step waits for.
 struct Reader<'b, 'l> {
     text: &'b str,
     bytes: &'b [u8],
     bounds: &'l Bounds,
-    at: usize,
     nodes: Vec<Node>,
-    open: Vec<Open>,
+    /// The innermost container that has not ended; before the first and after the last, [`Open::NOTHING`].
+    open: Open,
+    /// Those around it.
+    around: Vec<Open>,
     members: usize,
     /// Keys of one large object while it is checked; kept for its memory.
     keys: Vec<Cow<'b, str>>,
@@ -133,235 +137,217 @@ struct Open {
 }
 
 impl Open {
-    fn new(place: usize, shape: Shape) -> Self {
+    /// Around the whole text.
+    const NOTHING: Self = Self::new(0, Shape::Null);
+
+    const fn new(place: usize, shape: Shape) -> Self {
         Self { place, shape, keys: 0, escaped_key: false, marks: 0, met: false }
+    }
+
+    #[inline]
+    fn note(&mut self, key: &[u8], escaped: bool) {
+        let mark = mark(key);
+        self.keys += 1;
+        self.escaped_key |= escaped;
+        self.met |= self.marks & mark != 0;
+        self.marks |= mark;
     }
 }
 
 /// Where a key stands among [`Open::marks`].
-fn mark(key: &str) -> u64 {
+#[inline]
+fn mark(key: &[u8]) -> u64 {
     let end = |byte: Option<&u8>| byte.map_or(0, |byte| u32::from(*byte));
-    let (first, last) = (end(key.as_bytes().first()), end(key.as_bytes().last()));
+    let (first, last) = (end(key.first()), end(key.last()));
     1 << ((first.wrapping_mul(7) ^ last.wrapping_mul(29) ^ key.len() as u32) & 63)
 }
 
-/// Whether a value is complete, or has opened and its first inner value comes next.
-#[derive(PartialEq, Eq)]
+/// Where a value ended, or where the first inner value of one that opened begins.
 enum Progress {
-    Complete,
-    Inside,
+    Complete(usize),
+    Inside(usize),
 }
 
 impl<'b, 'l> Reader<'b, 'l> {
     fn new(text: &'b str, bounds: &'l Bounds) -> Self {
-        // A node per 16 bytes is more than most messages have; a hostile one grows the table.
-        let nodes = Vec::with_capacity(text.len().min(1 << 16) / 16 + 4);
-        let open = Vec::with_capacity(8);
-        Self { text, bytes: text.as_bytes(), bounds, at: 0, nodes, open, members: 0, keys: Vec::new() }
+        // A node per 8 bytes is more than most messages have; a hostile one grows the table.
+        let nodes = Vec::with_capacity(text.len().min(1 << 16) / 8 + 4);
+        let (bytes, around) = (text.as_bytes(), Vec::with_capacity(8));
+        Self { text, bytes, bounds, nodes, open: Open::NOTHING, around, members: 0, keys: Vec::new() }
     }
 
     fn text(&mut self) -> Result<(), JsonError> {
-        self.skip_space();
-        while self.value()? == Progress::Inside || self.proceed()? {}
-        if self.at == self.bytes.len() { Ok(()) } else { Err(JsonError::Trailing) }
+        let mut at = self.space(0);
+        loop {
+            at = match self.value(at)? {
+                Progress::Inside(inner) => inner,
+                Progress::Complete(end) => match self.proceed(end)? {
+                    Progress::Inside(next) => next,
+                    Progress::Complete(end) if end == self.bytes.len() => return Ok(()),
+                    Progress::Complete(_) => return Err(JsonError::Trailing),
+                },
+            }
+        }
     }
 
     /// Reads one scalar, an empty container, or the opening of one.
-    fn value(&mut self) -> Result<Progress, JsonError> {
-        match self.peek() {
-            Some(b'{') => return self.container(Shape::Object, b'}'),
-            Some(b'[') => return self.container(Shape::Array, b']'),
-            Some(b'"') => {
-                self.string()?;
-            }
-            Some(b'-' | b'0'..=b'9') => self.number()?,
-            Some(b't') => self.literal("true", Shape::Bool)?,
-            Some(b'f') => self.literal("false", Shape::Bool)?,
-            Some(b'n') => self.literal("null", Shape::Null)?,
+    #[inline(always)]
+    fn value(&mut self, at: usize) -> Result<Progress, JsonError> {
+        let end = match self.bytes.get(at) {
+            Some(b'"') => self.string(at)?.0,
+            Some(b'{') => return self.container(at, Shape::Object, b'}'),
+            Some(b'[') => return self.container(at, Shape::Array, b']'),
+            Some(b'-' | b'0'..=b'9') => self.number(at)?,
+            Some(b't') => self.literal(at, b"true", Shape::Bool)?,
+            Some(b'f') => self.literal(at, b"false", Shape::Bool)?,
+            Some(b'n') => self.literal(at, b"null", Shape::Null)?,
             _ => return Err(JsonError::Syntax),
-        }
-        Ok(Progress::Complete)
+        };
+        Ok(Progress::Complete(end))
     }
 
-    /// After a complete value: ends the containers that end here and moves to the next value. `false`: all is read.
-    fn proceed(&mut self) -> Result<bool, JsonError> {
+    /// After a complete value: ends the containers that end here and moves to the next value, or to the end of the text.
+    #[inline(always)]
+    fn proceed(&mut self, mut at: usize) -> Result<Progress, JsonError> {
         loop {
-            self.skip_space();
-            let Some(open) = self.open.last() else { return Ok(false) };
-            match (self.peek(), open.shape) {
-                (Some(b','), shape) => {
-                    self.at += 1;
-                    self.skip_space();
-                    self.begin_inner(shape)?;
-                    return Ok(true);
+            at = self.space(at);
+            match (self.bytes.get(at), self.open.shape) {
+                (Some(b','), shape @ (Shape::Object | Shape::Array)) => {
+                    return self.inner(at + 1, shape).map(Progress::Inside);
                 }
-                (Some(b'}'), Shape::Object) | (Some(b']'), Shape::Array) => self.close()?,
-                _ => return Err(JsonError::Syntax),
+                (Some(b'}'), Shape::Object) | (Some(b']'), Shape::Array) => at = self.close(at)?,
+                (_, Shape::Object | Shape::Array) => return Err(JsonError::Syntax),
+                _whole => return Ok(Progress::Complete(at)),
             }
         }
     }
 
-    fn container(&mut self, shape: Shape, end: u8) -> Result<Progress, JsonError> {
-        if self.open.len() >= self.bounds.depth {
+    #[inline(always)]
+    fn container(&mut self, at: usize, shape: Shape, end: u8) -> Result<Progress, JsonError> {
+        if self.around.len() >= self.bounds.depth {
             return Err(JsonError::Depth);
         }
-        self.open.push(Open::new(self.nodes.len(), shape));
-        self.push(shape, false, self.at, self.at);
-        self.at += 1;
-        self.skip_space();
-        if self.peek() == Some(end) {
-            self.close()?;
-            return Ok(Progress::Complete);
+        let outer = std::mem::replace(&mut self.open, Open::new(self.nodes.len(), shape));
+        self.around.push(outer);
+        self.push(shape, false, at, at);
+        let inner = self.space(at + 1);
+        if self.bytes.get(inner) == Some(&end) {
+            return self.close(inner).map(Progress::Complete);
         }
-        self.begin_inner(shape)?;
-        Ok(Progress::Inside)
+        self.inner(inner, shape).map(Progress::Inside)
     }
 
-    /// Before an inner value: counts it and, in an object, reads its key.
-    fn begin_inner(&mut self, shape: Shape) -> Result<(), JsonError> {
+    /// Moves to an inner value: counts it and, in an object, reads its key.
+    #[inline(always)]
+    fn inner(&mut self, at: usize, shape: Shape) -> Result<usize, JsonError> {
         self.members += 1;
         if self.members > self.bounds.members {
             return Err(JsonError::Members);
         }
-        if shape == Shape::Object { self.key() } else { Ok(()) }
+        let at = self.space(at);
+        if shape == Shape::Object { self.key(at) } else { Ok(at) }
     }
 
-    fn key(&mut self) -> Result<(), JsonError> {
-        if self.peek() != Some(b'"') {
+    /// Reads a key and its colon, up to the value.
+    #[inline(always)]
+    fn key(&mut self, at: usize) -> Result<usize, JsonError> {
+        if self.bytes.get(at) != Some(&b'"') {
             return Err(JsonError::Syntax);
         }
-        let from = self.at + 1;
-        let escaped = self.string()?;
-        let content = self.slice(from, self.at - 1);
+        let (end, escaped) = self.string(at)?;
+        let content = self.bytes.get(at + 1..end - 1).unwrap_or_default();
         if content.len() > self.bounds.key {
             return Err(JsonError::KeyLength);
         }
-        if escaped && unescape(content).contains('\0') {
+        if escaped && unescape(self.slice(at + 1, end - 1)).contains('\0') {
             return Err(JsonError::NulInKey);
         }
-        if let Some(open) = self.open.last_mut() {
-            let mark = mark(content);
-            open.keys += 1;
-            open.escaped_key |= escaped;
-            open.met |= open.marks & mark != 0;
-            open.marks |= mark;
-        }
-        self.skip_space();
-        if self.peek() != Some(b':') {
+        self.open.note(content, escaped);
+        let colon = self.space(end);
+        if self.bytes.get(colon) != Some(&b':') {
             return Err(JsonError::Syntax);
         }
-        self.at += 1;
-        self.skip_space();
-        Ok(())
+        Ok(self.space(colon + 1))
     }
 
-    fn close(&mut self) -> Result<(), JsonError> {
-        let Some(open) = self.open.pop() else { return Err(JsonError::Syntax) };
-        self.at += 1;
-        let next = self.nodes.len() as u32;
+    #[inline(always)]
+    fn close(&mut self, at: usize) -> Result<usize, JsonError> {
+        let Some(outer) = self.around.pop() else { return Err(JsonError::Syntax) };
+        let open = std::mem::replace(&mut self.open, outer);
+        let (end, next) = (at + 1, self.nodes.len() as u32);
         if let Some(node) = self.nodes.get_mut(open.place) {
-            node.end = self.at as u32;
+            node.end = end as u32;
             node.next = next;
         }
-        if self.has_duplicate(&open) { Err(JsonError::DuplicateKey) } else { Ok(()) }
+        // Most objects are told by the marks of their keys; two spellings of one key have marks of their own.
+        let suspicious = open.keys > 1 && (open.met || open.escaped_key);
+        if suspicious && self.has_duplicate(&open) { Err(JsonError::DuplicateKey) } else { Ok(end) }
     }
 
-    /// Reads a string; tells whether it has escapes.
-    fn string(&mut self) -> Result<bool, JsonError> {
-        let start = self.at;
-        let (mut at, mut escaped) = (start + 1, false);
-        loop {
-            at += plain_run(self.bytes.get(at..).unwrap_or_default());
-            match self.bytes.get(at) {
-                Some(b'"') => break,
-                Some(b'\\') => at = self.escape(at)?,
-                _ => return Err(JsonError::Syntax),
-            }
-            escaped = true;
+    /// Reads the string whose quote is at `at`; gives its end, and whether it has escapes.
+    #[inline(always)]
+    fn string(&mut self, at: usize) -> Result<(usize, bool), JsonError> {
+        let (mut end, mut escaped) = (at + 1, false);
+        end += plain_run(self.bytes.get(end..).unwrap_or_default());
+        if self.bytes.get(end) != Some(&b'"') {
+            (end, escaped) = (escaped_end(self.bytes, end)?, true);
         }
-        self.at = at + 1;
-        self.push(Shape::String, escaped, start, self.at);
-        Ok(escaped)
+        self.push(Shape::String, escaped, at, end + 1);
+        Ok((end + 1, escaped))
     }
 
-    /// Where the escape at `at` ends.
-    #[inline]
-    fn escape(&self, at: usize) -> Result<usize, JsonError> {
-        match self.bytes.get(at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
-            Some(b'u') => self.unicode_escape(at),
-            _ => Err(JsonError::Syntax),
+    #[inline(always)]
+    fn number(&mut self, start: usize) -> Result<usize, JsonError> {
+        let mut at = start + usize::from(self.is(start, b"-"));
+        at = if self.is(at, b"0") { at + 1 } else { self.digits(at)? };
+        if self.is(at, b".") {
+            at = self.digits(at + 1)?;
         }
+        if self.is(at, b"eE") {
+            at += 1;
+            at = self.digits(at + usize::from(self.is(at, b"+-")))?;
+        }
+        self.push(Shape::Number, false, start, at);
+        Ok(at)
     }
 
-    fn unicode_escape(&self, at: usize) -> Result<usize, JsonError> {
-        let next = at + 6;
-        match hex4(self.bytes, at + 2).ok_or(JsonError::Syntax)? {
-            0xD800..=0xDBFF if self.bytes.get(next..next + 2) == Some(br"\u") => {
-                match hex4(self.bytes, next + 2) {
-                    Some(0xDC00..=0xDFFF) => Ok(next + 6),
-                    _ => Err(JsonError::LoneSurrogate),
-                }
-            }
-            0xD800..=0xDFFF => Err(JsonError::LoneSurrogate),
-            _ => Ok(next),
+    /// Where the digits from `at` on end; one at least.
+    #[inline(always)]
+    fn digits(&self, at: usize) -> Result<usize, JsonError> {
+        let mut end = at;
+        while self.bytes.get(end).is_some_and(u8::is_ascii_digit) {
+            end += 1;
         }
+        if end == at { Err(JsonError::Syntax) } else { Ok(end) }
     }
 
-    fn number(&mut self) -> Result<(), JsonError> {
-        let start = self.at;
-        self.accept(|byte| byte == b'-');
-        if !self.accept(|byte| byte == b'0') {
-            self.digits()?;
-        }
-        if self.accept(|byte| byte == b'.') {
-            self.digits()?;
-        }
-        if self.accept(|byte| matches!(byte, b'e' | b'E')) {
-            self.accept(|byte| matches!(byte, b'+' | b'-'));
-            self.digits()?;
-        }
-        self.push(Shape::Number, false, start, self.at);
-        Ok(())
-    }
-
-    fn digits(&mut self) -> Result<(), JsonError> {
-        let rest = self.bytes.get(self.at..).unwrap_or(&[]);
-        let count = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-        self.at += count;
-        if count == 0 { Err(JsonError::Syntax) } else { Ok(()) }
-    }
-
-    fn literal(&mut self, word: &str, shape: Shape) -> Result<(), JsonError> {
-        let end = self.at + word.len();
-        if self.bytes.get(self.at..end) != Some(word.as_bytes()) {
+    #[inline(always)]
+    fn literal(&mut self, at: usize, word: &[u8], shape: Shape) -> Result<usize, JsonError> {
+        let end = at + word.len();
+        if self.bytes.get(at..end) != Some(word) {
             return Err(JsonError::Syntax);
         }
-        self.push(shape, false, self.at, end);
-        self.at = end;
-        Ok(())
+        self.push(shape, false, at, end);
+        Ok(end)
     }
 
-    #[inline]
-    fn accept(&mut self, wanted: impl Fn(u8) -> bool) -> bool {
-        let found = self.peek().is_some_and(wanted);
-        self.at += usize::from(found);
-        found
+    /// Whether one of these bytes is at `at`.
+    #[inline(always)]
+    fn is(&self, at: usize, bytes: &[u8]) -> bool {
+        self.bytes.get(at).is_some_and(|byte| bytes.contains(byte))
     }
 
-    #[inline]
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
-            self.at += 1;
+    /// Where the white space from `at` on ends.
+    #[inline(always)]
+    fn space(&self, mut at: usize) -> usize {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.bytes.get(at) {
+            at += 1;
         }
-    }
-
-    #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
+        at
     }
 
     /// Notes a value. Spans fit: the length of the text was checked.
+    #[inline(always)]
     fn push(&mut self, shape: Shape, escaped: bool, start: usize, end: usize) {
         let next = self.nodes.len() as u32 + 1;
         self.nodes.push(Node { shape, escaped, start: start as u32, end: end as u32, next });
@@ -371,15 +357,13 @@ impl<'b, 'l> Reader<'b, 'l> {
         self.text.get(start..end).unwrap_or("")
     }
 
-    /// Whether two keys of an object are the same text. Most objects are told by the marks of their keys. Small ones are
-    /// compared pair by pair, which allocates nothing; large ones are sorted, so 100,000 members cost no more than their sorting.
+    /// Whether two keys of an object are the same text. Small objects are compared pair by pair, which allocates nothing; large
+    /// ones are sorted, so 100,000 members cost no more than their sorting.
+    #[cold]
     fn has_duplicate(&mut self, open: &Open) -> bool {
         const SMALL: usize = 16;
         match (open.keys, open.escaped_key) {
-            (0 | 1, _) => false,
-            // Two spellings of one key have marks of their own.
-            (_, false) if !open.met => false,
-            (2..=SMALL, false) => self.has_duplicate_pair::<SMALL>(open.place),
+            (..=SMALL, false) => self.has_duplicate_pair::<SMALL>(open.place),
             _ => self.has_duplicate_sorted(open.place),
         }
     }
@@ -420,5 +404,38 @@ impl<'b, 'l> Reader<'b, 'l> {
             at = self.nodes.get(at + 1)?.next as usize;
             Some(key)
         })
+    }
+}
+
+/// Where a string ends that has an escape at `at`: its closing quote.
+fn escaped_end(bytes: &[u8], mut at: usize) -> Result<usize, JsonError> {
+    loop {
+        at = escape(bytes, at)?;
+        at += plain_run(bytes.get(at..).unwrap_or_default());
+        if bytes.get(at) == Some(&b'"') {
+            return Ok(at);
+        }
+    }
+}
+
+/// Where the escape at `at` ends.
+#[inline(always)]
+fn escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    match bytes.get(at..) {
+        Some([b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..]) => Ok(at + 2),
+        Some([b'\\', b'u', ..]) => unicode_escape(bytes, at),
+        _ => Err(JsonError::Syntax),
+    }
+}
+
+fn unicode_escape(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
+    let next = at + 6;
+    match hex4(bytes, at + 2).ok_or(JsonError::Syntax)? {
+        0xD800..=0xDBFF if bytes.get(next..next + 2) == Some(br"\u") => match hex4(bytes, next + 2) {
+            Some(0xDC00..=0xDFFF) => Ok(next + 6),
+            _ => Err(JsonError::LoneSurrogate),
+        },
+        0xD800..=0xDFFF => Err(JsonError::LoneSurrogate),
+        _ => Ok(next),
     }
 }
