@@ -287,18 +287,23 @@ impl Metrics {
     /// The sum of all series called `name` that carry these labels; zero when there is none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let series = self.0.lines().filter_map(|line| {
+        let fits = |held: &str| labels.iter().all(|(key, value)| has_label(held, key, value));
+        self.series(name).filter(|(held, _)| fits(held)).map(|(_, value)| value).sum()
+    }
+
+    /// The series called `name`: their labels as written, and their values.
+    pub fn series(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
+        self.0.lines().filter_map(move |line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (found, held) = series.split_once('{').unwrap_or((series, ""));
-            let fits = found == name && labels.iter().all(|(key, value)| has_label(held, key, value));
-            fits.then(|| value.parse::<f64>().ok()).flatten()
-        });
-        series.sum()
+            (found == name).then(|| Some((held, value.parse::<f64>().ok()?))).flatten()
+        })
     }
 }
 
-/// Label values of the tests hold no comma and no quote, so plain text is enough.
-fn has_label(held: &str, key: &str, value: &str) -> bool {
+/// Whether these labels of a series have that one. Label values of the tests hold no comma and no quote, so plain text is enough.
+#[must_use]
+pub fn has_label(held: &str, key: &str, value: &str) -> bool {
     let wanted = format!("{key}=\"{value}\"");
     held.trim_end_matches('}').split(',').any(|label| label == wanted)
 }

@@ -168,10 +168,11 @@ impl Mortal {
     /// sockets likewise).
     async fn die(&mut self, victim: Victim) {
         if victim == Victim::Everything {
-            self.echo = None;
+            // Before its applications, whose ends it would properly pass on.
             if let Some(ztunnel) = self.pod.ztunnel.take() {
                 ztunnel.end().await;
             }
+            self.echo = None;
         }
         if let Some(app) = self.app.take() {
             app.end().await;

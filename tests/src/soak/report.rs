@@ -87,7 +87,9 @@ impl Report {
         must(left <= MORE_DESCRIPTORS, format!("{left} descriptors are left over"));
         let lost: u64 = answers.iter().map(|(_, answers)| answers.lost).sum();
         must(lost > 0 || changes.deaths == 0, "nothing was lost with the pods that died".into());
-        must(idle.failed <= 0.0, format!("{} more requests failed, says the waypoint", idle.failed));
+        for series in &idle.failed {
+            must(false, format!("failed, says the waypoint: {series}"));
+        }
         let posts = answers.iter().find(|(name, _)| *name == POSTS).map_or(0, |(_, answers)| answers.lost);
         #[expect(clippy::cast_precision_loss, reason = "requests of minutes")]
         let apart = (idle.lost - posts as f64).abs();

@@ -2,7 +2,7 @@
 
 use super::crowd::{Answers, Crowd};
 use super::frail;
-use crate::portcullis::{Metrics, Portcullis};
+use crate::portcullis::{Metrics, Portcullis, has_label};
 use crate::wait;
 use anyhow::Result;
 use serde::Serialize;
@@ -54,8 +54,8 @@ pub(super) struct Idle {
     pub generation: f64,
     /// Requests that the waypoint counted as lost with a pod that died.
     pub lost: f64,
-    /// All others that it counted as failed.
-    pub failed: f64,
+    /// Series of all others that it counted as failed, with their number.
+    pub failed: Vec<String>,
 }
 
 /// The looks so far.
@@ -127,7 +127,7 @@ impl Watch {
         })
         .await;
         let scrape = portcullis.metrics().await?;
-        let lost = lost(&scrape);
+        let (lost, failed) = failures(&scrape);
         Ok(Idle {
             gauges: GAUGES.iter().map(|name| (*name, scrape.sum(name, &[]))).collect(),
             descriptors: portcullis.descriptors()?,
@@ -135,20 +135,26 @@ impl Watch {
             lines_dropped: scrape.sum("portcullis_log_lines_dropped_total", &[]),
             generation: scrape.sum("portcullis_config_generation", &[]),
             lost,
-            failed: failed(&scrape, &[]) - lost,
+            failed,
         })
     }
 }
 
-/// Requests to [`frail`] that failed because their endpoint was gone.
-fn lost(scrape: &Metrics) -> f64 {
-    let flagged = |flag| [("destination_service_name", frail::NAME), ("response_flags", flag)];
-    GONE.into_iter().map(|flag| failed(scrape, &flagged(flag))).sum()
-}
-
-fn failed(scrape: &Metrics, labels: &[(&str, &str)]) -> f64 {
-    let answered = |code| scrape.sum("istio_requests_total", &[labels, &[("response_code", code)]].concat());
-    FAILED.into_iter().map(answered).sum()
+/// How many requests to [`frail`] failed because their endpoint was gone, and the series of all others that failed.
+fn failures(scrape: &Metrics) -> (f64, Vec<String>) {
+    let (mut lost, mut others) = (0.0, Vec::new());
+    for (series, count) in scrape.series("istio_requests_total") {
+        let any = |name: &str, values: &[&str]| values.iter().any(|value| has_label(series, name, value));
+        if count <= 0.0 || !any("response_code", &FAILED) {
+            continue;
+        }
+        if any("destination_service_name", &[frail::NAME]) && any("response_flags", &GONE) {
+            lost += count;
+        } else {
+            others.push(format!("{series} {count}"));
+        }
+    }
+    (lost, others)
 }
 
 /// In bytes.

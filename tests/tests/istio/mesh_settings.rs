@@ -6,6 +6,7 @@ use http::StatusCode;
 use portcullis_tests::istio::{Istiod, IstiodSettings, Lab, PodSpec, WaypointSettings};
 use portcullis_tests::tokens::{self, Issuer};
 use portcullis_tests::upstream::{self, Upstream};
+use portcullis_tests::wait;
 use serde_json::json;
 use std::time::Duration;
 
@@ -71,9 +72,13 @@ spec:
     let stranger = client_of(&old, &plain).await?;
     let refused = stranger.ask(&server.at(HTTP), &Ask::get("/")).await;
     assert!(refused.is_err(), "{refused:?}");
-    let refusals = plain.waypoint.metrics().await?;
-    let counted = refusals.sum("portcullis_handshake_failures_total", &[("reason", "trust_domain")]);
-    assert!(counted > 0.0, "{}", refusals.0);
+    // The client sees the end of its connection before it is counted.
+    wait::until_async("the refusal is counted", async || {
+        let refusals = plain.waypoint.metrics().await?;
+        let counted = refusals.sum("portcullis_handshake_failures_total", &[("reason", "trust_domain")]);
+        Ok((counted > 0.0).then_some(()))
+    })
+    .await?;
 
     keys_of_a_cluster(&stage, &client, &server.at(HTTP)).await
 }
