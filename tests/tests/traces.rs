@@ -298,6 +298,26 @@ async fn a_collector_that_is_away_is_told_once_and_its_spans_are_counted() -> Re
 }
 
 #[tokio::test]
+async fn a_collector_that_is_overloaded_gets_its_spans_a_moment_later() -> Result<()> {
+    for over in ["grpc", "http"] {
+        let stage = Stage::start(over, plain).await?;
+        stage.get("github", "/overloaded", &[]).await?;
+        stage.span("it was taken in the end", path_is("/overloaded")).await?;
+        let refusals = stage.collector.stdout.all();
+        assert_eq!(
+            refusals.iter().filter(|line| line.contains("refused")).count(),
+            2,
+            "{over}: {refusals:?}"
+        );
+        let portcullis = &stage.mesh.portcullis;
+        portcullis.metric_reaches("portcullis_spans_exported_total", &[], 1.0).await?;
+        let lost = portcullis.metrics().await?.sum("portcullis_spans_dropped_total", &[]);
+        assert!(lost.abs() < f64::EPSILON, "{over}: {lost} lost");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_collector_that_never_answers_costs_spans_and_no_request() -> Result<()> {
     // Connections wait in its backlog for ever.
     let blocked = TcpListener::bind("127.0.0.1:0").await?;

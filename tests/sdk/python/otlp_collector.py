@@ -1,7 +1,8 @@
 """A receiver of spans by OTLP, with the messages that OpenTelemetry publishes.  Usage: otlp_collector.py HOST PORT
 
 Takes gRPC at PORT and POSTs of protobuf at PORT + 1 (path /v1/traces). Prints {"listening": ADDRESS} when ready, and each
-span as a JSON line.
+span as a JSON line. A batch with a span of the path /overloaded is refused twice with the protocol's word for "again later",
+and a line {"refused": PATH} is printed each time.
 """
 
 import json
@@ -19,6 +20,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 printing = threading.Lock()
+refusals_left = {"/overloaded": 2}
 
 
 def say(line: dict[str, Any]) -> None:
@@ -35,6 +37,17 @@ def plain(attributes: Iterable[KeyValue]) -> dict[str, Any]:
         kind = attribute.value.WhichOneof("value")
         values[attribute.key] = getattr(attribute.value, kind) if kind else None
     return values
+
+
+def refused(request: service.ExportTraceServiceRequest) -> bool:
+    spans = (span for r in request.resource_spans for scope in r.scope_spans for span in scope.spans)
+    paths = {plain(span.attributes).get("url.path") for span in spans}
+    for path in paths & refusals_left.keys():
+        if refusals_left[path] > 0:
+            refusals_left[path] -= 1
+            say({"refused": path})
+            return True
+    return False
 
 
 def take(request: service.ExportTraceServiceRequest, headers: dict[str, str]) -> None:
@@ -63,6 +76,8 @@ def take(request: service.ExportTraceServiceRequest, headers: dict[str, str]) ->
 
 class Grpc(rpc.TraceServiceServicer):
     def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        if refused(request):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "overloaded")
         take(request, {"protocol": "grpc", **{key: str(value) for key, value in context.invocation_metadata()}})
         return service.ExportTraceServiceResponse()
 
@@ -74,7 +89,10 @@ class Http(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path != "/v1/traces" or self.headers["content-type"] != "application/x-protobuf":
             return self.answer(404, b"")
-        take(service.ExportTraceServiceRequest.FromString(body), {"protocol": "http", **dict(self.headers)})
+        request = service.ExportTraceServiceRequest.FromString(body)
+        if refused(request):
+            return self.answer(503, b"")
+        take(request, {"protocol": "http", **dict(self.headers)})
         self.answer(200, service.ExportTraceServiceResponse().SerializeToString())
 
     def answer(self, status: int, body: bytes) -> None:

@@ -116,7 +116,8 @@ async fn fill(queue: &mut SpanQueue, spans: &mut Vec<Span>) {
     }
 }
 
-/// A failed export is not tried again: the collector may have taken it, and newer spans wait.
+/// What the collector asks to be sent again later (OTLP, *Failures*) OpenTelemetry's exporter does send again, three times within the
+/// export's time. What failed then is lost: newer spans wait.
 async fn send(collector: &Collector, exporter: &mut Exporter, batch: Vec<Span>, queue: &SpanQueue) {
     let spans = batch.len();
     match exporter.export(batch).await {
