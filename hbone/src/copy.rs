@@ -26,8 +26,11 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-/// Smallest and largest read from a socket, in bytes.
-const READ_SIZES: (usize, usize) = (1 << 10, 64 << 10);
+/// First and smallest read from a socket, in bytes.
+const SMALLEST_READ: usize = 1 << 10;
+
+/// Largest read from a socket that [`copy`] is usually given, in bytes.
+pub const LARGEST_READ: usize = 64 << 10;
 
 /// How long bytes that a broken upstream sent before it broke may take to reach the downstream peer.
 const LINGER: Duration = Duration::from_secs(10);
@@ -39,6 +42,8 @@ pub struct Counters {
     pub from_client: AtomicU64,
     /// From the upstream to the downstream peer.
     pub from_upstream: AtomicU64,
+    /// Reads from a socket that filled the largest buffer there may be.
+    pub full_reads: AtomicU64,
 }
 
 /// The other end of an opaque stream.
@@ -52,6 +57,7 @@ pub enum Peer {
 
 /// Copies both ways until both directions ended. A half-close is kept for as long as it lasts, there is no timeout.
 ///
+/// A read from a socket takes `largest_read` bytes at most: it begins with 1 KiB, and grows while its buffers are filled.
 /// `preread` (bytes already taken from `downstream`) goes upstream first and counts. Flow-control credit goes back to a tunnel only
 /// when the other side has taken the bytes. On an error of one side the other is reset, never ended; so it is when the
 /// future is dropped.
@@ -62,6 +68,7 @@ pub fn copy(
     downstream: Tunnel,
     preread: Bytes,
     upstream: Peer,
+    largest_read: usize,
     counters: &Counters,
 ) -> impl Future<Output = Result<(), CopyError>> + Send {
     // Split before the future begins: it lives as long as its stream and need not hold the headers.
@@ -75,7 +82,7 @@ pub fn copy(
             Either::Left((reader, writer)) => both_ways(downstream, preread, reader, writer, counters).await,
             Either::Right(mut socket) => {
                 let (read, write) = socket.socket.split();
-                let reader = SocketReader { socket: read, size: READ_SIZES.0 };
+                let reader = SocketReader::new(read, largest_read, &counters.full_reads);
                 both_ways(downstream, preread, reader, SocketWriter(write), counters).await?;
                 socket.ended = true;
                 Ok(())
@@ -255,14 +262,23 @@ struct SocketReader<'a> {
     socket: ReadHalf<'a>,
     /// Size of the next buffer: doubled when one was filled, halved when most of it stayed empty.
     size: usize,
+    largest: usize,
+    full: &'a AtomicU64,
 }
 
-impl SocketReader<'_> {
+impl<'a> SocketReader<'a> {
+    fn new(socket: ReadHalf<'a>, largest: usize, full: &'a AtomicU64) -> Self {
+        Self { socket, size: SMALLEST_READ.min(largest), largest, full }
+    }
+
     fn adapt(&mut self, read: usize) {
         if read >= self.size {
-            self.size = (self.size * 2).min(READ_SIZES.1);
+            if self.size == self.largest {
+                self.full.fetch_add(1, Ordering::Relaxed);
+            }
+            self.size = (self.size * 2).min(self.largest);
         } else if read < self.size / 4 {
-            self.size = (self.size / 2).max(READ_SIZES.0);
+            self.size = (self.size / 2).max(SMALLEST_READ.min(self.largest));
         }
     }
 }

@@ -59,7 +59,7 @@ mod tunnel;
 mod watch;
 
 pub use client::{Driver, Sender, connect};
-pub use copy::{Counters, Peer, copy};
+pub use copy::{Counters, LARGEST_READ, Peer, copy};
 pub use error::{BadSettings, ConnectionError, CopyError, OpenError, Reset, StreamError, fault};
 pub use observer::{Bound, Observer};
 pub use pool::{Connector, Key, Pool, PoolSettings};

@@ -143,6 +143,12 @@ impl Client {
         self.outbox.extend(self.session.want(type_url, names));
     }
 
+    /// Whether so many updates are unanswered that nothing more is read ([`Settings::unsettled_limit`]).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.unsettled >= self.settings.unsettled_limit
+    }
+
     /// The protocol's state.
     #[must_use]
     pub fn session(&self) -> &Session {

@@ -33,7 +33,10 @@ impl Copy {
         let counters = Arc::new(Counters::default());
         let done = tokio::spawn({
             let counters = Arc::clone(&counters);
-            async move { hbone::copy(downstream, Bytes::from_static(preread), upstream, &counters).await }
+            async move {
+                hbone::copy(downstream, Bytes::from_static(preread), upstream, hbone::LARGEST_READ, &counters)
+                    .await
+            }
         });
         Self { client, counters, done, _connection: (connection, server) }
     }
@@ -362,6 +365,6 @@ async fn a_copy_stays_small() {
     let (downstream, _raw, _keep) = opened(Settings::default()).await;
     let (upstream, _raw2, _keep2) = tunnel(Settings::default()).await;
     let counters = Counters::default();
-    let copy = hbone::copy(downstream, Bytes::new(), upstream, &counters);
+    let copy = hbone::copy(downstream, Bytes::new(), upstream, hbone::LARGEST_READ, &counters);
     assert!(size_of_val(&copy) <= 2304, "{}", size_of_val(&copy));
 }

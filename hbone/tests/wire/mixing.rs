@@ -62,8 +62,14 @@ async fn serve(socket: TcpStream, echo: SocketAddr, open: Arc<AtomicUsize>) {
                     return connect.refuse(StatusCode::SERVICE_UNAVAILABLE);
                 }
                 if let Ok(tunnel) = connect.accept(HeaderMap::new()) {
-                    let _ =
-                        hbone::copy(tunnel, Bytes::new(), Peer::Tcp(upstream), &Counters::default()).await;
+                    let _ = hbone::copy(
+                        tunnel,
+                        Bytes::new(),
+                        Peer::Tcp(upstream),
+                        hbone::LARGEST_READ,
+                        &Counters::default(),
+                    )
+                    .await;
                 }
             })),
             Ok(_) => {

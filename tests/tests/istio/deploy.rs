@@ -207,6 +207,20 @@ async fn is_all_of_helm(lab: &Lab, namespace: &Namespace, group: &str, kind: &st
     Ok(())
 }
 
+/// Beyond so many updates that do not serve yet nothing more is read, and everything is read in the end.
+#[tokio::test]
+async fn a_queue_of_one_update_holds_istiod_up() -> Result<()> {
+    let lab = Lab::get()?;
+    let namespace = lab.namespace("queue").await?;
+    install(&lab, &namespace, "settings.xds_queue=1").await?;
+    let waypoint = namespace.waypoint("portcullis").await?;
+    let scrape = waypoint.metrics().await?;
+    let waited = scrape.sum("portcullis_limit_hits_total", &[("limit", "xds_queue")]);
+    // One for each type at least, and it is ready: the first configuration waited for all of them.
+    ensure!(waited >= 4.0, "istiod waited {waited} times");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_pod_of_the_chart_is_a_waypoint_with_what_its_values_say() -> Result<()> {
     let lab = Lab::get()?;

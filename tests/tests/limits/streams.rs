@@ -97,6 +97,23 @@ pub(crate) async fn a_reader_that_is_slow_slows_its_sender() -> Result<Running> 
     Ok(running)
 }
 
+/// What an application writes at once is read in small pieces, and arrives whole.
+pub(crate) async fn a_read_is_no_larger_than_may_be() -> Result<Running> {
+    let single = Single::new(false).await?;
+    let app = Application::start(single.pod.port(RAW)).await?;
+    let running = single.start_with_settings("copy_buffer: 1024\n").await?;
+    let (tunnel, tcp) = tokio::join!(running.tunnel(RAW), app.accepted());
+    let (mut tunnel, mut tcp) = (tunnel?, tcp?);
+    let writer = tokio::spawn(async move {
+        tcp.write_all(&vec![7; MUCH]).await?;
+        tcp.shutdown().await
+    });
+    tunnel.shutdown().await?;
+    assert_eq!(to_the_end(&mut tunnel).await?.len(), MUCH, "whole");
+    writer.await??;
+    Ok(running)
+}
+
 pub(crate) async fn a_frame_that_is_too_large_ends_the_connection() -> Result<Running> {
     let single = Single::new(true).await?;
     let _echo = Echo::start(single.pod.port(RAW), b"").await?;

@@ -50,6 +50,9 @@ pub struct Limits {
     pub sse_event: usize,
     /// Largest request body kept for a retry.
     pub retry_replay: usize,
+    /// Largest read from a socket of an opaque stream. Reads begin at 1 KiB and double while they are filled; a slow reader's sender
+    /// waits, since credit returns only for what was written.
+    pub copy_buffer: usize,
     /// Bytes looked at to tell the protocol of an undeclared port.
     pub sniffed: usize,
     /// Time to wait for them; then the stream is opaque.
@@ -83,6 +86,8 @@ pub struct Limits {
     /// Age after which a sealed session id is no longer accepted.
     #[serde(with = "Millis")]
     pub session_age: Duration,
+    /// Updates of the control plane taken in and not serving yet; beyond it nothing more is read, and the control plane waits.
+    pub xds_queue: usize,
     /// Log lines waiting to be written; beyond it they are dropped and counted.
     pub log_queue: usize,
     /// Spans waiting to be exported; beyond it they are dropped and counted.
@@ -125,6 +130,7 @@ impl Default for Limits {
             screened_list: 4 << 20,
             sse_event: 4 << 20,
             retry_replay: 64 << 10,
+            copy_buffer: 64 << 10,
             sniffed: 1 << 10,
             sniff_timeout: Duration::from_millis(100),
             connect_timeout: Duration::from_secs(10),
@@ -138,6 +144,7 @@ impl Default for Limits {
             sessions: 100_000,
             session_idle: Duration::from_secs(24 * 3600),
             session_age: Duration::from_secs(7 * 24 * 3600),
+            xds_queue: 64,
             log_queue: 8_192,
             span_queue: 2_048,
             label_sets: 10_000,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hbone::{Broken, Connect, CopyError, Counters, Io, Peer, Reset, Tunnel};
 use http::{HeaderMap, StatusCode};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use waypoint_policy::Permit;
 
@@ -26,6 +26,9 @@ use crate::upstream::{Chosen, Transport};
 
 /// How often a stream's bytes reach the metrics while it lasts: Istio's `tcp_reporting_duration`.
 const REPORT: Duration = Duration::from_secs(15);
+
+/// Size of a copy's buffers where neither side is a tunnel, or one is TLS: tokio's own.
+const FIXED_BUFFER: usize = 8 << 10;
 
 /// A stream of a port that is declared opaque: its client is answered only when the upstream is connected, so a refusal and
 /// a failed dial are statuses that its ztunnel logs.
@@ -131,13 +134,17 @@ async fn carry(
 ) {
     log.opened();
     let counters = Counters::default();
+    let copy_buffer = cx.shared.settings.limits.copy_buffer;
     let ended = tokio::select! {
-        copied = join(downstream, first, upstream, &counters) => Ok(copied),
+        copied = join(downstream, first, upstream, copy_buffer, &counters) => Ok(copied),
         () = no_longer_allowed(destination, cx) => Err("closed_by_policy_change"),
         why = bounds::over(destination.stream_bounds, &counters) => Err(why),
         never = log.report(&counters) => match never {},
     };
     log.count(&counters);
+    if counters.full_reads.load(Relaxed) > 0 {
+        cx.shared.telemetry.hits().reached("copy_buffer");
+    }
     match ended {
         Ok(Ok(())) => log.ended("-", String::new()),
         Ok(Err(CopyError::Downstream(error))) => log.ended("DC", error.to_string()),
@@ -199,22 +206,23 @@ async fn join(
     downstream: Peer,
     first: Bytes,
     upstream: Transport,
+    buffer: usize,
     counters: &Counters,
 ) -> Result<(), CopyError> {
     match (downstream, upstream) {
         (Peer::Tunnel(downstream), Transport::Tunnel(upstream)) => {
-            hbone::copy(downstream, first, Peer::Tunnel(upstream), counters).await
+            hbone::copy(downstream, first, Peer::Tunnel(upstream), buffer, counters).await
         }
         (Peer::Tunnel(downstream), Transport::Tcp(upstream)) => {
-            hbone::copy(downstream, first, Peer::Tcp(upstream), counters).await
+            hbone::copy(downstream, first, Peer::Tcp(upstream), buffer, counters).await
         }
         (Peer::Tunnel(downstream), Transport::Tls(upstream)) => {
-            let copied = Box::pin(streams(downstream, &first, *upstream, counters)).await;
+            let copied = Box::pin(streams(downstream, &first, *upstream, buffer, counters)).await;
             copied.map(|_ended| ())
         }
         (Peer::Tcp(downstream), Transport::Tls(upstream)) => {
             let mut ended =
-                Box::pin(streams(ResetOnDrop::of(downstream), &first, *upstream, counters)).await?;
+                Box::pin(streams(ResetOnDrop::of(downstream), &first, *upstream, buffer, counters)).await?;
             ended.ended = true;
             Ok(())
         }
@@ -224,36 +232,60 @@ async fn join(
                 return Err(CopyError::Upstream(error));
             }
             let swapped = Counters::default();
-            let joined = hbone::copy(upstream, Bytes::new(), downstream, &swapped).await;
+            let joined = hbone::copy(upstream, Bytes::new(), downstream, buffer, &swapped).await;
             counters.from_client.store(first.len() as u64 + swapped.from_upstream.load(Relaxed), Relaxed);
             counters.from_upstream.store(swapped.from_client.load(Relaxed), Relaxed);
+            counters.full_reads.store(swapped.full_reads.load(Relaxed), Relaxed);
             joined.map_err(|error| match error {
                 CopyError::Downstream(error) => CopyError::Upstream(error.into()),
                 CopyError::Upstream(error) => CopyError::Upstream(error),
             })
         }
         (Peer::Tcp(downstream), Transport::Tcp(upstream)) => {
-            sockets(downstream, &first, upstream, counters).await
+            sockets(downstream, &first, upstream, buffer, counters).await
         }
     }
 }
 
+/// One buffer of a fixed size for each direction, held for as long as the stream lasts.
+async fn both_ways<A, B>(a: &mut A, b: &mut B, buffer: usize) -> Result<(), CopyError>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let size = buffer.min(FIXED_BUFFER);
+    let copied = tokio::io::copy_bidirectional_with_sizes(a, b, size, size).await;
+    copied.map(|_bytes| ()).map_err(CopyError::Upstream)
+}
+
 /// Any two streams that reset when dropped before their end. Gives the downstream back when both ended.
-async fn streams<A: Io, B: Io>(a: A, first: &[u8], mut b: B, counters: &Counters) -> Result<A, CopyError> {
+async fn streams<A: Io, B: Io>(
+    a: A,
+    first: &[u8],
+    mut b: B,
+    buffer: usize,
+    counters: &Counters,
+) -> Result<A, CopyError> {
     b.write_all(first).await.map_err(CopyError::Upstream)?;
     counters.from_client.store(first.len() as u64, Relaxed);
     let mut a = Counted { io: a, counters };
-    tokio::io::copy_bidirectional(&mut a, &mut b).await.map_err(CopyError::Upstream)?;
+    both_ways(&mut a, &mut b, buffer).await?;
     Ok(a.io)
 }
 
 /// Plain on both sides. What breaks on one side is a RST on the other, never a clean end; so it is when this is dropped.
-async fn sockets(a: TcpStream, first: &[u8], b: TcpStream, counters: &Counters) -> Result<(), CopyError> {
+async fn sockets(
+    a: TcpStream,
+    first: &[u8],
+    b: TcpStream,
+    buffer: usize,
+    counters: &Counters,
+) -> Result<(), CopyError> {
     let (mut a, mut b) = (ResetOnDrop::of(a), ResetOnDrop::of(b));
     b.socket.write_all(first).await.map_err(CopyError::Upstream)?;
     counters.from_client.store(first.len() as u64, Relaxed);
     let mut counted = Counted { io: &mut a.socket, counters };
-    tokio::io::copy_bidirectional(&mut counted, &mut b.socket).await.map_err(CopyError::Upstream)?;
+    both_ways(&mut counted, &mut b.socket, buffer).await?;
     (a.ended, b.ended) = (true, true);
     Ok(())
 }

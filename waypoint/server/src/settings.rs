@@ -126,6 +126,7 @@ fn sizes(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
     );
     demand(limits.screened_list >= 1 << 10, "screened_list: not under 1024, or no list could be answered");
     demand(limits.sse_event >= 1 << 10, "sse_event: not under 1024, or no list event could be answered");
+    demand(limits.copy_buffer >= 1 << 10, "copy_buffer: not under 1024, every read costs a call");
     demand(limits.sniffed >= 24, "sniffed: not under 24, the length of the HTTP/2 preface");
     demand(limits.endpoint_requests > 0, "endpoint_requests: not 0");
     demand(limits.endpoint_connections > 0, "endpoint_connections: not 0");
@@ -133,6 +134,7 @@ fn sizes(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
         limits.ejection_failures > 0,
         "ejection_failures: not 0, or every endpoint would be ejected at once",
     );
+    demand(limits.xds_queue > 0, "xds_queue: not 0, or nothing would be read of istiod");
     demand(limits.sessions > 0, "sessions: not 0");
     demand(
         limits.log_queue > 0,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use certs::{HandshakeError, MeshTls, PeerRefusal, Revocations, TrustDomains};
-use hbone::{Connector, Counters, Peer, Pool, PoolSettings, Target};
+use hbone::{Connector, Counters, LARGEST_READ, Peer, Pool, PoolSettings, Target};
 use http::HeaderMap;
 use spiffe_id::SpiffeId;
 use tokio::net::{TcpListener, TcpStream};
@@ -151,7 +151,9 @@ async fn stream(socket: TcpStream, pool: Arc<Tunnels>, expect: SpiffeId, to: Tar
         }
     };
     // The names are those of a waypoint; a copy has two ends and does not care which of them called.
-    if let Err(error) = hbone::copy(tunnel, Bytes::new(), Peer::Tcp(socket), &Counters::default()).await {
+    if let Err(error) =
+        hbone::copy(tunnel, Bytes::new(), Peer::Tcp(socket), LARGEST_READ, &Counters::default()).await
+    {
         tracing::info!(%error, "stream broken off");
     }
 }

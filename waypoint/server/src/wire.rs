@@ -115,7 +115,7 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
     let applier =
         Applier::new(core.config.clone(), core.telemetry.clone(), core.tls.clone(), workers.clone());
     let status = applier.status();
-    let control_plane = follow(&launch.mesh, applier, &mut background)?;
+    let control_plane = follow(&launch.mesh, applier, &core.telemetry, limits.xds_queue, &mut background)?;
     let report = report_certificate(core.tls.clone(), core.telemetry.clone());
     background.spawn("the report of certificates", report);
 
@@ -164,6 +164,8 @@ pub async fn serve(launch: Launch, hooks: Hooks, workers: &Handle) -> Result<Cut
 fn follow(
     mesh: &Mesh,
     mut applier: Applier,
+    telemetry: &Telemetry,
+    queue: usize,
     background: &mut Background,
 ) -> Result<Option<watch::Receiver<istiod::Connection>>, StartError> {
     match mesh {
@@ -174,7 +176,8 @@ fn follow(
             Ok(None)
         }
         Mesh::Istiod(bootstrap) => {
-            let feed = istiod::Feed::new(bootstrap)?;
+            let hits = telemetry.hits();
+            let feed = istiod::Feed::new(bootstrap, queue)?.on_full(move || hits.reached("xds_queue"));
             let connection = feed.connection();
             background.spawn("the feed of istiod", async { match feed.follow(applier).await {} });
             Ok(Some(connection))

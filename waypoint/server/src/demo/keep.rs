@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use hbone::{Counters, Peer, Target};
+use hbone::{Counters, LARGEST_READ, Peer, Target};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -43,7 +43,7 @@ impl<'a> Door<'a> {
 
 async fn carry(tunnel: hbone::Tunnel, socket: TcpStream) {
     // Whichever side broke, the other has been told.
-    let _ = hbone::copy(tunnel, Bytes::new(), Peer::Tcp(socket), &Counters::default()).await;
+    let _ = hbone::copy(tunnel, Bytes::new(), Peer::Tcp(socket), LARGEST_READ, &Counters::default()).await;
 }
 
 /// Keeps everything running until `end`, and tells what the access log says meanwhile.

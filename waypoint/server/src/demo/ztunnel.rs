@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hbone::{Connect, Counters, Peer, Settings, Target};
+use hbone::{Connect, Counters, LARGEST_READ, Peer, Settings, Target};
 use http::{HeaderMap, StatusCode};
 use spiffe_id::SpiffeId;
 use tokio::net::{TcpListener, TcpStream};
@@ -60,5 +60,5 @@ async fn stream(connect: Connect, pod: Ipv4Addr) {
     let _ = socket.set_nodelay(true);
     let Ok(tunnel) = connect.accept(HeaderMap::new()) else { return };
     // Whichever side broke, the other has been told; a ztunnel has nothing to add.
-    let _ = hbone::copy(tunnel, Bytes::new(), Peer::Tcp(socket), &Counters::default()).await;
+    let _ = hbone::copy(tunnel, Bytes::new(), Peer::Tcp(socket), LARGEST_READ, &Counters::default()).await;
 }

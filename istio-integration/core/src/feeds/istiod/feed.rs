@@ -18,15 +18,18 @@ pub struct Feed {
     intake: Intake,
     watcher: Watcher,
     gather: Gather,
+    full: Box<dyn Fn() + Send>,
 }
 
 impl Feed {
-    /// The feed of the istiod that our Deployment names.
+    /// The feed of the istiod that our Deployment names. `queue`: updates taken in and not answered, at most; with so many
+    /// nothing more is read, and istiod waits.
     ///
     /// # Errors
     /// Settings that no attempt could make work.
-    pub fn new(bootstrap: &Bootstrap) -> Result<Self, UnusableSettings> {
-        Self::of(node::settings(bootstrap), node::node(bootstrap), node::own(bootstrap))
+    pub fn new(bootstrap: &Bootstrap, queue: usize) -> Result<Self, UnusableSettings> {
+        let settings = Settings { unsettled_limit: queue, ..node::settings(bootstrap) };
+        Self::of(settings, node::node(bootstrap), node::own(bootstrap))
     }
 
     /// A feed of the control plane that `settings` describe, for the node that we are, as seen from our network.
@@ -34,13 +37,20 @@ impl Feed {
     /// # Errors
     /// Settings that no attempt could make work.
     pub fn of(settings: Settings, node: Node, own: Own) -> Result<Self, UnusableSettings> {
-        let watcher = Watcher::new(&settings.address);
+        let (watcher, queue) = (Watcher::new(&settings.address), settings.unsettled_limit);
         Ok(Self {
             client: Client::new(settings, session(node))?,
-            intake: Intake::new(own),
+            intake: Intake::new(own, queue),
             watcher,
             gather: Gather::default(),
+            full: Box::new(|| ()),
         })
+    }
+
+    /// Calls `full` each time that the queue is full.
+    #[must_use]
+    pub fn on_full(self, full: impl Fn() + Send + 'static) -> Self {
+        Self { full: Box::new(full), ..self }
     }
 
     /// How the connection stands.
@@ -72,6 +82,9 @@ impl Feed {
             self.client.want(Kind::Endpoint.type_url(), endpoints);
         }
         self.gather.add();
+        if self.client.is_full() {
+            (self.full)();
+        }
         self.watcher.answered(self.intake.awaited());
     }
 

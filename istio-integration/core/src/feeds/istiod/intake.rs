@@ -8,7 +8,7 @@ use super::apply::Apply;
 use super::state::State;
 use super::{Kind, Own};
 
-/// Updates that wait for the first configuration, at most; they are answered earlier than they serve then, so that a type
+/// Updates that wait for the first configuration, at most, and less where the queue is shorter; they are answered earlier than they serve then, so that a type
 /// that istiod never sends does not stop the others.
 const UNANSWERED: usize = 32;
 
@@ -19,13 +19,21 @@ pub(super) struct Intake {
     unanswered: Vec<(Token, Vec<Refused>)>,
     /// Endpoints that were asked for in this burst.
     due: BTreeSet<String>,
+    /// So many wait for the first configuration at most.
+    patience: usize,
     complete: bool,
 }
 
 impl Intake {
-    /// An empty one, as seen from our network.
-    pub(super) fn new(own: Own) -> Self {
-        Self { state: State::new(own), unanswered: Vec::new(), due: BTreeSet::new(), complete: false }
+    /// An empty one, as seen from our network; nothing is read while `queue` updates are unanswered.
+    pub(super) fn new(own: Own, queue: usize) -> Self {
+        Self {
+            state: State::new(own),
+            unanswered: Vec::new(),
+            due: BTreeSet::new(),
+            patience: UNANSWERED.min(queue),
+            complete: false,
+        }
     }
 
     /// Takes an update in. Where it changes which endpoints to ask for: these names.
@@ -67,7 +75,7 @@ impl Intake {
         self.complete = self.complete || self.state.awaited().is_empty();
         if self.complete {
             apply.apply(self.state.emit());
-        } else if self.unanswered.len() < UNANSWERED {
+        } else if self.unanswered.len() < self.patience {
             return Vec::new();
         }
         std::mem::take(&mut self.unanswered)

@@ -43,7 +43,7 @@ impl Desk {
     fn new() -> Self {
         let mut session = session(Node::default());
         session.connected();
-        Self { session, intake: Intake::new(Own::default()), applied: Applied::default(), nonce: 0 }
+        Self { session, intake: Intake::new(Own::default(), 64), applied: Applied::default(), nonce: 0 }
     }
 
     /// istiod says this; returns what is asked for because of it.
