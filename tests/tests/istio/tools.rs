@@ -216,6 +216,33 @@ async fn assert_logged(tools: &Tools, agents: [&Caller; 2]) -> Result<()> {
     Ok(())
 }
 
+/// A condition of a policy, as the real istiod passes it on: brackets, quotes and commas included.
+#[tokio::test]
+async fn a_condition_reaches_the_waypoint_as_it_is_written() -> Result<()> {
+    let tools = Tools::start().await?;
+    let researcher = tools.agent("researcher").await?;
+    let condition =
+        "tool in ['search_code', 'get_issue'] && [args.owner][0].matches('^a[c]me$') && !has(args.force)";
+    let plain = tools.policy("\"search_*\", get_issue", "");
+    let policy = plain.replace(
+        "mcp[args.owner]\", values: [acme]",
+        &format!("mcp[cel: {condition}]\", values: [\"true\"]"),
+    );
+    assert_ne!(policy, plain);
+    tools.kubectl_apply(&policy).await?;
+    Session::governed(&researcher, &tools.authority).await?;
+    let told = tools.told(&researcher).await?;
+    assert_eq!(told["tools"], json!(["get_issue", "search_code"]));
+    for call in ["search_code:acme", "get_issue:acme"] {
+        assert!(told["calls"][call]["text"].is_string(), "{call}: {}", told["calls"][call]);
+    }
+    for call in ["search_issues:acme", "search_code:umbrella", "delete_repository:acme"] {
+        let refused = &told["calls"][call];
+        assert!(refused["code"].is_i64() && refused.get("text").is_none(), "{call}: {refused}");
+    }
+    Ok(())
+}
+
 /// A change of policy, and whether `search_code` may be called and `get_issue`, once it holds.
 struct Change {
     name: &'static str,

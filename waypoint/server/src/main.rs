@@ -6,6 +6,10 @@ use clap::Parser;
 use waypoint::cli::{Cli, Command};
 use waypoint::{check, demo, matrix, proxy, run, settings, tunnel};
 
+/// Faster than glibc's, and gives back what a burst took (docs/performance.md); its settings are in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What a command that could not start or go on exits with; `check` and clap use the same for bad input.
 const FAILED: u8 = 2;
 

@@ -41,7 +41,9 @@ fn encode(path: &str) -> String {
 /// Most paths hold nothing that could be written otherwise.
 fn is_plain(path: &str) -> bool {
     let may_change = |character| matches!(character, '%' | '\\') || ENCODED.contains(&character);
-    path.starts_with('/') && !path.contains(may_change) && !path.contains("//") && !path.contains("/.")
+    path.starts_with('/')
+        && !path.contains(may_change)
+        && !path.as_bytes().windows(2).any(|pair| matches!(pair, b"//" | b"/."))
 }
 
 fn decode(path: &str, slashes: bool) -> Result<String, &'static str> {

@@ -14,6 +14,7 @@ use super::exchange::{RequestRecord, StreamRecord};
 use super::family::Bounds;
 use super::labels::Word;
 use super::names::KnownNames;
+use super::process::Process;
 use super::settings::{Facts, Plan};
 use super::standard::{Beyond, Standard};
 
@@ -47,6 +48,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new(bounds: Bounds) -> Self {
         let mut r = Registry::default();
+        r.register_collector(Box::new(Process));
         Self {
             standard: Standard::register(&mut r, bounds),
             agents: Agents::register(&mut r, bounds),

@@ -11,6 +11,7 @@ mod labels;
 mod line;
 mod metrics;
 mod names;
+mod process;
 mod settings;
 #[cfg(test)]
 mod settings_tests;
