@@ -90,7 +90,7 @@ async def listed(client) -> dict:
 
 
 async def main(address: str, binding: str, version: str, foreign: str = "") -> None:
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         plain = client(address, binding, version, False, http)
         if foreign:
             tell({"foreign": await attempt(get(plain, foreign)), "listed": await attempt(listed(plain))})
