@@ -81,10 +81,11 @@ pub(crate) async fn a_connection_that_nobody_reads_stops_its_senders() -> Result
     stuck("stream_window: 65535\nconnection_window: 65536\n", "connection_window").await
 }
 
-pub(crate) async fn a_reader_that_is_slow_slows_its_sender() -> Result<Running> {
+/// What an application writes at once arrives whole, however small the pieces on the way.
+async fn arrives_whole(settings: &str) -> Result<Running> {
     let single = Single::new(false).await?;
     let app = Application::start(single.pod.port(RAW)).await?;
-    let running = single.start_with_settings("send_buffer: 16384\n").await?;
+    let running = single.start_with_settings(settings).await?;
     let (tunnel, tcp) = tokio::join!(running.tunnel(RAW), app.accepted());
     let (mut tunnel, mut tcp) = (tunnel?, tcp?);
     let writer = tokio::spawn(async move {
@@ -97,21 +98,12 @@ pub(crate) async fn a_reader_that_is_slow_slows_its_sender() -> Result<Running> 
     Ok(running)
 }
 
-/// What an application writes at once is read in small pieces, and arrives whole.
+pub(crate) async fn a_reader_that_is_slow_slows_its_sender() -> Result<Running> {
+    arrives_whole("send_buffer: 16384\n").await
+}
+
 pub(crate) async fn a_read_is_no_larger_than_may_be() -> Result<Running> {
-    let single = Single::new(false).await?;
-    let app = Application::start(single.pod.port(RAW)).await?;
-    let running = single.start_with_settings("copy_buffer: 1024\n").await?;
-    let (tunnel, tcp) = tokio::join!(running.tunnel(RAW), app.accepted());
-    let (mut tunnel, mut tcp) = (tunnel?, tcp?);
-    let writer = tokio::spawn(async move {
-        tcp.write_all(&vec![7; MUCH]).await?;
-        tcp.shutdown().await
-    });
-    tunnel.shutdown().await?;
-    assert_eq!(to_the_end(&mut tunnel).await?.len(), MUCH, "whole");
-    writer.await??;
-    Ok(running)
+    arrives_whole("copy_buffer: 1024\n").await
 }
 
 pub(crate) async fn a_frame_that_is_too_large_ends_the_connection() -> Result<Running> {
