@@ -1,7 +1,7 @@
 //! MCP: a server with sessions, a client that calls a tool in one of them, and one that listens.
 
 use super::{Caller, Kept, Way};
-use crate::http::{Body, Client, Events, empty, post_json};
+use crate::http::{Body, Client, Event, Events, empty, post_json};
 use crate::upstream::{self, Seen, accepted, open_events};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -224,6 +224,16 @@ impl Listens {
     }
 }
 
+/// The next event that is not the waypoint's own: a policy that changes is told on the stream.
+async fn next_of_the_server(events: &mut Events) -> Result<Option<Event>> {
+    loop {
+        match events.next().await? {
+            Some(event) if event.data.contains("/list_changed\"") => {}
+            other => return Ok(other),
+        }
+    }
+}
+
 impl Caller for Listens {
     async fn ask(&mut self) -> Result<()> {
         // Once cut, once opened: more than two are a server that does not let us listen.
@@ -232,7 +242,7 @@ impl Caller for Listens {
                 Some(open) => open,
                 None => self.listen().await?,
             };
-            if let Ok(Some(event)) = open.1.next().await {
+            if let Ok(Some(event)) = next_of_the_server(&mut open.1).await {
                 ensure!(event.data.contains("tick"), "{event:?}");
                 self.open = Some(open);
                 return Ok(());
