@@ -2,12 +2,13 @@
 
 use std::sync::LazyLock;
 
+use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, Value};
 use prost_reflect::{ReflectMessage as _, SerializeOptions};
 use serde_json::{Map, Value as Json, json};
 
 use crate::table::{self, Treatment};
-use crate::type_name;
+use crate::{Any, type_name};
 
 /// Descriptors of `proto/`, for JSON only; inspection has its own table, which needs no start.
 static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
@@ -32,6 +33,30 @@ pub fn to_json(type_url: &str, value: &[u8]) -> Json {
     }
     Json::Object(object)
 }
+
+/// The message that ProtoJSON with an `@type` says, as Istio's `EnvoyFilter` has it.
+///
+/// # Errors
+/// What is wrong, with the name of a field where one is not known: a type that `proto/` does not have, a field that its
+/// message does not have, or a value of another kind.
+pub fn from_json(json: &Json) -> Result<Any, NotAMessage> {
+    let Json::Object(members) = json else { return Err(NotAMessage("is no object".to_owned())) };
+    let type_url = members.get("@type").and_then(Json::as_str);
+    let type_url = type_url.ok_or_else(|| NotAMessage("has no @type".to_owned()))?;
+    let name = type_name(type_url);
+    let unknown = || NotAMessage(format!("{name} is not known"));
+    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(name)).ok_or_else(unknown)?;
+    let members = members.iter().filter(|(key, _)| *key != "@type");
+    let members: Map<String, Json> = members.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let message = DynamicMessage::deserialize(descriptor, Json::Object(members));
+    let message = message.map_err(|error| NotAMessage(error.to_string()))?;
+    Ok(Any { type_url: type_url.to_owned(), value: message.encode_to_vec().into() })
+}
+
+/// Why JSON is no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAMessage(String);
 
 fn decoded(type_url: &str, value: &[u8]) -> Option<DynamicMessage> {
     let name = type_name(type_url);

@@ -17,7 +17,7 @@ pub use any::{Any, TYPE_PREFIX, type_name};
 pub use decode::{DecodeError, Decoded, decode, unpack};
 pub use finding::{Finding, Step, What};
 pub use inspect::{Nested, inspect};
-pub use json::to_json;
+pub use json::{NotAMessage, from_json, to_json};
 pub use wire::Malformed;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::use_self, rustdoc::all)]

@@ -15,6 +15,7 @@ mod equivalence;
 mod external;
 mod istioctl;
 mod lifecycle;
+mod limits;
 mod load;
 mod mesh_settings;
 mod readme;

@@ -28,6 +28,48 @@ pub(crate) async fn a_head_that_is_too_large_is_431() -> Result<Running> {
     Ok(running)
 }
 
+/// One request in a minute for each `x-user`.
+const ONE_A_USER: &str = r#"
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: limits, namespace: tools}
+spec:
+  targetRefs: [{kind: Service, name: app}]
+  configPatches:
+  - applyTo: HTTP_FILTER
+    patch:
+      operation: INSERT_FIRST
+      value:
+        name: limit
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+          stat_prefix: users
+          filter_enabled: {default_value: {numerator: 100}}
+          filter_enforced: {default_value: {numerator: 100}}
+          rate_limits: [{actions: [{request_headers: {header_name: x-user, descriptor_key: user}}]}]
+          descriptors: [{entries: [{key: user}], token_bucket: {max_tokens: 1, fill_interval: 60s}}]
+"#;
+
+pub(crate) async fn callers_beyond_the_bound_share_a_quota() -> Result<Running> {
+    let single = Single::new(true).await?;
+    single.setup.manifests.write("limits", &[ONE_A_USER.to_owned()])?;
+    let _app = Upstream::start(single.pod.port(HTTP), |_| upstream::text(StatusCode::OK, "hi")).await?;
+    let running = single.start_with_settings("rate_buckets: 16\n").await?;
+    let client = Client::http1(running.tunnel(HTTP).await?).await?;
+    let ask = async |user: &str| {
+        let request = Request::get("/").header("host", "app").header("x-user", user).body(empty())?;
+        anyhow::Ok(client.send(request).await?.status)
+    };
+    assert_eq!(ask("0").await?, StatusCode::OK);
+    let mut passed = 1;
+    for user in 1..100 {
+        passed += usize::from(ask(&user.to_string()).await? == StatusCode::OK);
+    }
+    assert!(passed <= 17, "{passed} of 100 passed: 16 quotas, and one that the others share");
+    assert_eq!(ask("0").await?, StatusCode::TOO_MANY_REQUESTS, "no quota in use was given up");
+    Ok(running)
+}
+
 pub(crate) async fn lines_that_nobody_takes_are_dropped() -> Result<Running> {
     let single = Single::new(true).await?;
     let _app = Upstream::start(single.pod.port(HTTP), |_| upstream::text(StatusCode::OK, "hi")).await?;

@@ -91,6 +91,7 @@ bounds! {
     sessions: times::one_more_session_forgets_another;
     session_idle: times::an_idle_session_is_forgotten;
     session_age: times::an_old_session_is_not_known;
+    rate_buckets: http::callers_beyond_the_bound_share_a_quota;
     log_queue: http::lines_that_nobody_takes_are_dropped;
     span_queue: http::spans_that_nobody_takes_are_dropped;
     label_sets: http::one_more_label_set_is_other;

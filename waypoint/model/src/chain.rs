@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{ClusterKey, JwtRule, PathNormalization, PolicyKey, RouteKey, TelemetrySettings};
+use crate::{
+    ClusterKey, GlobalLimit, JwtRule, LocalLimit, PathNormalization, PolicyKey, RouteKey, TelemetrySettings,
+};
 
 /// What holds on one port beside what its service says. istiod compiles one filter chain for each port; a feed of
 /// manifests leaves it empty.
@@ -28,6 +30,12 @@ pub struct Chain {
     pub path_normalization: Option<PathNormalization>,
     /// What is told of its traffic; `None`: the settings of the process.
     pub telemetry: Option<Arc<TelemetrySettings>>,
+    /// Limits of this port, each of which must hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Arc<LocalLimit>>,
+    /// Limits of this port that a service counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub global_limits: Vec<Arc<GlobalLimit>>,
     /// Why nothing is served on this port, e.g. a filter that is not known: every request is answered with 503, every
     /// opaque stream is refused (fail closed).
     pub unusable: Option<String>,

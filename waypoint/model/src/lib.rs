@@ -9,6 +9,7 @@ mod cluster;
 mod ids;
 mod jwt;
 mod mesh;
+mod rates;
 mod route;
 mod service;
 mod string_match;
@@ -26,6 +27,10 @@ pub use cluster::{
 pub use ids::{ClusterKey, PolicyKey, RouteKey, ServiceKey, WorkloadUid};
 pub use jwt::{Jwks, JwtLocations, JwtRule};
 pub use mesh::{Map, MeshConfig, PathNormalization};
+pub use rates::{
+    Absent, DescribedBy, DescribedQuota, Description, DescriptionPart, GlobalLimit, LimitRefusal,
+    LimitService, LimitShare, LocalLimit, Quota, TokenBucket,
+};
 pub use route::{
     Backend, BackendTarget, HeaderChange, HeaderMatch, PathMatch, PathRewrite, QueryMatch, Redirect, Rewrite,
     Route, RouteAction, RouteMatch, RouteOrder, RouteRule,

@@ -1,4 +1,5 @@
-//! Byte streams of our own into the mesh: to the collectors that take our spans, as requests go to their clusters.
+//! Byte streams of our own into the mesh: to the collectors that take our spans and to rate limit services, as requests go to
+//! their clusters.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,13 +9,13 @@ use std::task::{Context, Poll};
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use waypoint_model::ClusterKey;
+use waypoint_model::{ClusterKey, LimitService};
 use waypoint_policy::{Attributes, Denial, Destination, PolicySet, Source};
 
 use crate::snapshot::ConfigCell;
-use crate::upstream::{Chosen, Transport, UpstreamError, Upstreams};
+use crate::upstream::{Chosen, Cluster, Transport, UpstreamError, Upstreams};
 
-/// Opens streams to collectors. Cheap to clone.
+/// Opens streams to collectors and rate limit services. Cheap to clone.
 #[derive(Clone)]
 pub struct Collectors {
     config: ConfigCell,
@@ -24,7 +25,7 @@ pub struct Collectors {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectorError {
-    /// No port of the newest snapshot is traced to it, or nobody delivered it.
+    /// No port of the newest snapshot names it, or nobody delivered it.
     #[error("cluster {0} is not known")]
     Unknown(ClusterKey),
     /// It cannot be reached.
@@ -50,6 +51,29 @@ impl Collectors {
         let snapshot = self.config.load();
         let cluster = snapshot.as_ref().and_then(|snapshot| snapshot.collectors.get(key));
         let cluster = cluster.ok_or_else(|| CollectorError::Unknown(key.clone()))?;
+        self.open_cluster(cluster, key).await
+    }
+
+    /// A stream to an endpoint of a rate limit service. Cancel safe.
+    ///
+    /// # Errors
+    /// [`CollectorError`].
+    pub async fn open_limits(&self, service: &LimitService) -> Result<CollectorStream, CollectorError> {
+        let key = match service {
+            LimitService::Cluster(key) => key.clone(),
+            LimitService::Service(host, port) => ClusterKey(format!("{host}:{port}").into()),
+        };
+        let snapshot = self.config.load();
+        let cluster = snapshot.as_ref().and_then(|snapshot| snapshot.limit_services.get(service));
+        let cluster = cluster.ok_or_else(|| CollectorError::Unknown(key.clone()))?;
+        self.open_cluster(cluster, &key).await
+    }
+
+    async fn open_cluster(
+        &self,
+        cluster: &Arc<Cluster>,
+        key: &ClusterKey,
+    ) -> Result<CollectorStream, CollectorError> {
         // Policies are about what others ask of a service of ours; nobody asked for this.
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let source = Source { identity: None, ip: nowhere, remote_ip: nowhere };

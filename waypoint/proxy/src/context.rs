@@ -12,6 +12,7 @@ use waypoint_policy::{Attributes, Destination, Source};
 
 use crate::drain::DrainWatch;
 use crate::handles::Handles;
+use crate::rates::Rates;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::snapshot::{ConfigCell, Snapshot};
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     /// Who made which task and context of an agent.
     pub(crate) handles: Handles,
+    /// What rate and concurrency limits have counted.
+    pub(crate) rates: Rates,
     /// Bodies held for judging, in KiB (`inspected_total`).
     pub(crate) inspection: Arc<Semaphore>,
     /// Bodies kept while their answers stream, in KiB: another quarter of `inspected_total`.

@@ -88,6 +88,9 @@ pub struct Limits {
     pub session_age: Duration,
     /// Updates of the control plane taken in and not serving yet; beyond it nothing more is read, and the control plane waits.
     pub xds_queue: usize,
+    /// Quotas of rate and concurrency limits in use, each for one description of requests; beyond it further descriptions of a
+    /// limit share one.
+    pub rate_buckets: usize,
     /// Log lines waiting to be written; beyond it they are dropped and counted.
     pub log_queue: usize,
     /// Spans waiting to be exported; beyond it they are dropped and counted.
@@ -145,6 +148,7 @@ impl Default for Limits {
             session_idle: Duration::from_secs(24 * 3600),
             session_age: Duration::from_secs(7 * 24 * 3600),
             xds_queue: 64,
+            rate_buckets: 100_000,
             log_queue: 8_192,
             span_queue: 2_048,
             label_sets: 10_000,

@@ -18,6 +18,7 @@ use crate::drain::{DrainWatch, Phase};
 use crate::handles::Handles;
 use crate::peer_watch::PeerWatch;
 use crate::peers::Peers;
+use crate::rates::{LimitServices, Rates};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::snapshot::ConfigCell;
@@ -62,7 +63,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A data plane that serves what `config` holds.
+    /// A data plane that serves what `config` holds. `limit_services`: whoever asks rate limit services; without it limits that
+    /// such a service counts have no answer.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -70,12 +72,14 @@ impl Proxy {
         telemetry: Telemetry,
         upstreams: Arc<Upstreams>,
         config: ConfigCell,
+        limit_services: Option<Arc<dyn LimitServices>>,
     ) -> Arc<Self> {
         let limits = &settings.limits;
         let (connections, handshakes) = (limits.connections, limits.handshakes);
         let shared = Shared {
             handles: Handles::new(limits, telemetry.hits()),
             sessions: Sessions::new(&settings.session_keys, limits, telemetry.hits()),
+            rates: Rates::new(limits, limit_services, telemetry.hits()),
             inspection: Arc::new(Semaphore::new(limits.inspected_total >> 10)),
             kept: Arc::new(Semaphore::new(limits.inspected_total >> 12)),
             config,
@@ -112,6 +116,12 @@ impl Proxy {
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.shared.sessions.count()
+    }
+
+    /// Quotas of rate and concurrency limits in use now.
+    #[must_use]
+    pub fn rate_buckets(&self) -> usize {
+        self.shared.rates.count()
     }
 
     /// Accepts until the drain begins, then waits until every connection has ended.

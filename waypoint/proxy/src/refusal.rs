@@ -8,6 +8,7 @@ use http::StatusCode;
 use waypoint_policy::Denial;
 
 use crate::jwt::Rejection;
+use crate::rates::Limited;
 use crate::telemetry::causes;
 use crate::upstream::UpstreamError;
 
@@ -26,6 +27,9 @@ pub enum Refusal {
     /// The policies say no.
     #[error("denied by policy")]
     Denied(Denial),
+    /// It came too often, or while too many others ran.
+    #[error("limited by {}", .0.limit)]
+    Limited(Box<Limited>),
     /// Its token is not good.
     #[error("{why}")]
     Token {
@@ -110,6 +114,9 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Limited(limited) => {
+                StatusCode::from_u16(limited.refusal.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS)
+            }
             Self::Token { why, .. } => why.status(),
             Self::Malformed(malformed) => malformed.status,
             Self::TooLargeToInspect { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -139,6 +146,7 @@ impl Refusal {
             Self::NoRoute => "NR",
             Self::BrokenRoute(_) => "NC",
             Self::Timeout => "UT",
+            Self::Limited(_) => "RL",
             Self::BodyNotReceived | Self::BodyTooSlow => "DC",
             Self::InspectionBusy => "UO",
             Self::Upstream(error) => match error {
@@ -173,6 +181,7 @@ impl Refusal {
             Self::UnknownDestination(_) => "unknown_destination",
             Self::BadConnect => "bad_connect",
             Self::Denied(_) => "denied",
+            Self::Limited(_) => "limited",
             Self::Token { why, .. } => why.name(),
             Self::Malformed(malformed) => malformed.name(),
             Self::BadRequest(name) => name,
@@ -229,6 +238,7 @@ impl Refusal {
     pub fn detail(&self) -> String {
         match self {
             Self::Denied(denial) => denial.reason.detail(),
+            Self::Limited(limited) => limited.detail(),
             Self::Token { why, .. } => why.detail(),
             Self::NoRoute => "route_not_found".to_owned(),
             Self::Timeout => "response_timeout".to_owned(),

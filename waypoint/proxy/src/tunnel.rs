@@ -170,10 +170,10 @@ pub(crate) async fn undeclared<IO: opaque::Downstream>(
             server::serve(Rewound::new(first, io.into_http()), broken, cx).await;
         }
         // What is read as MCP is never carried unread: neither silence nor other first bytes opt out.
-        Ok((Found::Opaque, _unread)) if destination.policy.reads() == Reads::Mcp => {
+        Ok((Found::Opaque, _unread)) if destination.reads() == Reads::Mcp => {
             opaque::refuse(io, &Refusal::BadRequest("opaque_on_mcp_port"), destination, &cx);
         }
-        Ok((Found::Opaque, _unread)) if destination.policy.reads() == Reads::A2a => {
+        Ok((Found::Opaque, _unread)) if destination.reads() == Reads::A2a => {
             opaque::refuse(io, &Refusal::BadRequest("opaque_on_a2a_port"), destination, &cx);
         }
         Ok((Found::Opaque, first)) => opaque::relay_accepted(io, first, destination, cx).await,

@@ -13,6 +13,7 @@ pub mod events;
 pub mod feed;
 pub mod identity;
 pub mod levels;
+mod limit_services;
 pub mod logging;
 pub mod matrix;
 pub mod mesh;

@@ -18,7 +18,7 @@ use waypoint_proxy::drain::{self, Drain};
 use waypoint_proxy::snapshot::ConfigCell;
 use waypoint_proxy::telemetry::Telemetry;
 use waypoint_proxy::upstream::Upstreams;
-use waypoint_proxy::{Collectors, Inbound, ListenerError, Proxy};
+use waypoint_proxy::{Collectors, Inbound, LimitServices, ListenerError, Proxy};
 
 use crate::admin::{self, Admin, Readiness, Surface};
 use crate::background::{Background, Ended};
@@ -26,6 +26,7 @@ use crate::config::{Addresses, Launch};
 use crate::events::{Event, Events};
 use crate::feed::{Applier, Feed};
 use crate::identity::{self, IdentityError};
+use crate::limit_services::GrpcLimits;
 use crate::logging::LogControl;
 use crate::mesh::Mesh;
 use crate::shutdown::{self, Cut, Stop};
@@ -201,8 +202,10 @@ impl Core {
         let upstreams =
             Upstreams::new(tls.clone(), &settings.limits, launch.locality.clone(), telemetry.hits());
         let config = ConfigCell::new(Arc::clone(&upstreams));
-        let proxy =
-            Proxy::new(settings, tls.clone(), telemetry.clone(), Arc::clone(&upstreams), config.clone());
+        let mesh = Collectors::new(config.clone(), Arc::clone(&upstreams));
+        let limits: Arc<dyn LimitServices> = Arc::new(GrpcLimits::new(mesh));
+        let (tls_of, telemetry_of, upstreams_of) = (tls.clone(), telemetry.clone(), Arc::clone(&upstreams));
+        let proxy = Proxy::new(settings, tls_of, telemetry_of, upstreams_of, config.clone(), Some(limits));
         Self { tls, telemetry, upstreams, config, proxy }
     }
 }

@@ -28,7 +28,7 @@ const DENIED_BY_POLICY: i32 = -31403;
 const METHOD_NOT_FOUND: i32 = -32601;
 pub(super) const INVALID_PARAMS: i32 = -32602;
 const INTERNAL_ERROR: i32 = -32603;
-const INVALID_REQUEST: i32 = -32600;
+pub(super) const INVALID_REQUEST: i32 = -32600;
 const SESSION_NOT_FOUND: i32 = -32001;
 
 /// Answer to an exchange of which nothing is forwarded; `denied[i]` tells whether message `i` was refused. A missing

@@ -17,10 +17,12 @@ use super::asked::{self, Asked, Message};
 use super::exchange::ExchangeLog;
 use super::headers::Target;
 use super::inspect;
+use super::limit;
 use super::mcp::holder;
 use super::request::{Judged, Refused, Screening};
 use crate::body::Body;
 use crate::context::StreamContext;
+use crate::rates::Counted;
 use crate::refusal::Refusal;
 use crate::sessions::Holder;
 use crate::snapshot::Destination;
@@ -88,6 +90,8 @@ pub(crate) async fn authorize(
     if head.is_plain() {
         let refused = |refusal| Refused::worded(refusal, a2a::refuse(binding, None, Why::NoAccess));
         let permit = log.decided(destination.policy.decide(&attributes, &Plain)).map_err(refused)?;
+        limit::take(cx, destination, &attributes, &[(0, &Plain)], log)
+            .map_err(|limited| limit::refused(limited, None))?;
         let asked = Asked::new(cx, parts, target, destination.port, Message::Plain);
         return Ok(judged(permit, asked, Body::Empty, Screening::None));
     }
@@ -127,6 +131,11 @@ fn by_request(
         log.task_refused();
         return Err(Refused::worded(Refusal::TaskNotFound, answer(Why::NotFound)));
     }
+    let subjects: Vec<_> = request.subjects().collect();
+    let counted: Vec<Counted<'_>> = subjects.iter().map(|subject| (0, subject as &dyn Facts)).collect();
+    // No binding has words of its own for it but its status: clients of agents wait upon 429 and UNAVAILABLE.
+    limit::take(cx, destination, &attributes, &counted, log)
+        .map_err(|limited| limit::refused(limited, None))?;
     let screening = match request.operation {
         Some(operation) => {
             let (binding, id) = (request.binding, request.id().map(str::to_owned));

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use agent_protocols::Reply;
 use agent_protocols::mcp as protocol;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::cors;
 use super::headers::{self, Target};
@@ -17,6 +17,7 @@ use super::mcp::{Entered, SESSION};
 use super::request::Refused;
 use crate::body::Body;
 use crate::context::StreamContext;
+use crate::rates::Limited;
 use crate::refusal::Refusal;
 use crate::routing::rewrite;
 use crate::routing::table::{self, Answer, Own};
@@ -30,6 +31,7 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// gRPC status codes (grpc.io, *Status codes*).
 const GRPC_PERMISSION_DENIED: u16 = 7;
+const GRPC_EXHAUSTED: u16 = 8;
 const GRPC_INTERNAL: u16 = 13;
 const GRPC_UNAVAILABLE: u16 = 14;
 const GRPC_UNAUTHENTICATED: u16 = 16;
@@ -42,7 +44,7 @@ pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
             Some(code) => grpc_answer(code, &reply.body),
             None => build(reply.status, reply.content_type, reply.body.clone()),
         },
-        None if grpc => grpc_refusal(grpc_status(status), &text(refusal)),
+        None if grpc => grpc_refusal(grpc_status(refusal, status), &text(refusal)),
         None => build(status, "text/plain", Bytes::from(text(refusal).into_owned())),
     };
     if let Refusal::Token { realm, .. } = refusal
@@ -51,10 +53,24 @@ pub(crate) fn refusal(refused: &Refused, grpc: bool) -> Response<Body> {
     {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge); // RFC 6750 §3.
     }
+    if let Refusal::Limited(limited) = refusal {
+        tell_limit(limited, response.headers_mut());
+    }
     if let Some(crossing) = &refused.crossing {
         cors::mark(response.headers_mut(), crossing.as_ref().clone());
     }
     response
+}
+
+/// When to come again, in whole seconds (RFC 9110 §10.2.3), and what the limit adds.
+fn tell_limit(limited: &Limited, headers: &mut HeaderMap) {
+    let seconds = limited.wait.as_secs() + u64::from(limited.wait.subsec_nanos() > 0);
+    headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    for (name, value) in &limited.refusal.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// The answer that a route gives itself: a redirect, or a status and a text. A gRPC client is told in trailers.
@@ -159,8 +175,9 @@ fn grpc_refusal(code: u16, message: &str) -> Response<Body> {
     response
 }
 
-fn grpc_status(status: StatusCode) -> u16 {
+fn grpc_status(refusal: &Refusal, status: StatusCode) -> u16 {
     match status {
+        _ if matches!(refusal, Refusal::Limited(limited) if limited.refusal.exhausted) => GRPC_EXHAUSTED,
         StatusCode::UNAUTHORIZED => GRPC_UNAUTHENTICATED,
         StatusCode::FORBIDDEN => GRPC_PERMISSION_DENIED,
         StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => GRPC_INTERNAL,
@@ -174,6 +191,7 @@ fn text(refusal: &Refusal) -> Cow<'static, str> {
     let fixed = match refusal {
         Refusal::Token { why, .. } => return why.to_string().into(),
         Refusal::Denied(_) => RBAC,
+        Refusal::Limited(_) => "rate limited",
         Refusal::NotOurs(_) | Refusal::UnknownDestination(_) => "unknown destination",
         Refusal::BadConnect | Refusal::BadRequest(_) | Refusal::Malformed(_) => "bad request",
         Refusal::TooLargeToInspect { .. } => "payload too large",

@@ -1,10 +1,11 @@
 //! What was asked, kept for as long as its answer may have to be judged again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_protocols::a2a::{Binding, Request};
 use agent_protocols::mcp::{Exchange, Head, HeadKind};
-use agent_protocols::{Facts, Plain};
+use agent_protocols::{Facts, Plain, Reply};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use waypoint_policy::{Attributes, Denial, HeadVerdict, HttpAttributes, Permit};
@@ -124,6 +125,14 @@ impl Asked {
             None => Message::Head(head.clone()),
         };
         Self { message: Arc::new(message), ..self }
+    }
+
+    /// The answer to its message `at` that a limit refused; `None` where the protocol has no words for it.
+    pub(crate) fn limited(&self, at: usize, wait: Duration) -> Option<Reply> {
+        let Message::Body(head, inspected) = &*self.message else { return None };
+        let settings = &self.head.cx.shared.settings;
+        let exchange = Exchange::read(head, &inspected.bytes, &settings.limits.protocol()).ok()?;
+        agent_protocols::mcp::limited(&exchange, at, wait, settings.deny_mode)
     }
 
     pub(crate) fn cx(&self) -> &Arc<StreamContext> {

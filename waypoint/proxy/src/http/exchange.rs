@@ -4,8 +4,7 @@ mod agent;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,9 +21,11 @@ use waypoint_policy::{Denial, Permit};
 use super::headers::Target;
 use super::mcp::kind_name;
 use super::messages::Messages;
+use super::passing::{PENDING, Passing};
 use super::upgrade::Ended;
 use crate::body::{Body, BodyError};
 use crate::context::StreamContext;
+use crate::rates::{Asking, Held, Limited};
 use crate::refusal::Refusal;
 use crate::routing::table::Selected;
 use crate::routing::values::Facts;
@@ -47,6 +48,10 @@ struct Entry {
     upgrade: Option<Upgrade>,
     written: bool,
     delayed: Duration,
+    /// What limits counted of it, for as long as it runs.
+    held: Option<Held>,
+    /// Whom to ask besides.
+    asking: Vec<Asking>,
     /// When the request went on its way to an endpoint, where somebody asks how long that takes.
     sent: Option<Instant>,
 }
@@ -55,37 +60,6 @@ struct Entry {
 struct Upgrade {
     owner: TaskTracker,
     run: Pin<Box<dyn Future<Output = Ended> + Send>>,
-}
-
-/// What passing bodies tell, each from its own task.
-#[derive(Default)]
-pub(crate) struct Passing {
-    /// When a passing request body was whole: microseconds of the record's clock, [`PENDING`] before that; zero where none passes.
-    whole: AtomicU64,
-    /// Request bytes, and gRPC messages.
-    received: AtomicU64,
-    messages: AtomicU64,
-    /// Method and name that a passing request body begins with.
-    asks: OnceLock<(String, Option<String>)>,
-    /// List entries left out of the answer, and kept.
-    hidden: AtomicUsize,
-    kept: AtomicUsize,
-}
-
-/// A body that passes is not whole yet.
-const PENDING: u64 = u64::MAX;
-
-impl Passing {
-    /// The first time counts.
-    fn is_whole(&self, clock: Instant) {
-        let now = u64::try_from(clock.elapsed().as_micros()).unwrap_or(PENDING);
-        let _earlier = self.whole.compare_exchange(PENDING, now, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    pub(crate) fn screened(&self, counts: protocol::Screened) {
-        self.hidden.fetch_add(counts.hidden, Ordering::Relaxed);
-        self.kept.fetch_add(counts.kept, Ordering::Relaxed);
-    }
 }
 
 impl ExchangeLog {
@@ -108,6 +82,8 @@ impl ExchangeLog {
             upgrade: None,
             written: false,
             delayed: Duration::ZERO,
+            held: None,
+            asking: Vec::new(),
             sent: None,
         }))
     }
@@ -221,6 +197,25 @@ impl ExchangeLog {
         if matches!(self.0.record.decision, Decision::NotDecided) {
             let _recorded = self.decided(Ok(permit.clone()));
         }
+    }
+
+    /// Its limits count it for as long as it runs.
+    pub(crate) fn holds(&mut self, held: Held, asking: Vec<Asking>) {
+        self.0.held = Some(held);
+        self.0.asking = asking;
+    }
+
+    /// Services that are to be asked before it may go on; they are asked once.
+    pub(crate) fn take_asking(&mut self) -> Vec<Asking> {
+        std::mem::take(&mut self.0.asking)
+    }
+
+    /// A limit refused it, whatever the policies said; what others counted is taken back.
+    pub(crate) fn limited(&mut self, limited: &Limited) {
+        if let Some(held) = self.0.held.take() {
+            held.refund();
+        }
+        self.0.record.decision = Decision::Denied { detail: limited.detail(), rule: None };
     }
 
     /// A session that is not this identity's is refused, whatever the policies said.
@@ -374,6 +369,7 @@ impl ExchangeLog {
         }
         agent::listed(record, seen);
         entry.telemetry.finish_request(record.take(), entry.plan.as_ref());
+        entry.held = None;
     }
 }
 

@@ -15,6 +15,7 @@ use super::exchange::ExchangeLog;
 use super::headers::Target;
 use super::http_sse::{self, Home};
 use super::inspect::{self, Inspected};
+use super::limit;
 use super::request::{Judged, Refused, Screening};
 use super::state;
 use crate::body::Body;
@@ -89,12 +90,13 @@ pub(crate) async fn authorize(
     let decision = destination.policy.decide_head(&asked::attributes(cx, parts, target, destination.port));
     match decision {
         HeadVerdict::Deny(denial) => Err(Refused::worded(denied(log, denial), mcp::no_access())),
-        HeadVerdict::Permit(permit) => {
+        HeadVerdict::Permit(permit) if head.kind() != HeadKind::Message || destination.limits.is_empty() => {
             let judged = by_head(cx, destination, parts, target, body, head, permit, log)?;
             // Permitted whatever it asks for, so not because it looked like the opening of a stream.
             Ok(Judged { lifecycle: false, ..judged })
         }
-        HeadVerdict::ReadBody if head.kind() == HeadKind::Message => {
+        // Limits count messages, and what they refuse is answered by the message's id.
+        HeadVerdict::ReadBody | HeadVerdict::Permit(_) if head.kind() == HeadKind::Message => {
             let limits = &cx.shared.settings.limits;
             let inspected = inspect::read(body, &cx.shared.inspection, limits).await?;
             let (kept, queried) = (head.clone(), enter_by_query(cx, destination, parts, target, log)?);
@@ -108,7 +110,7 @@ pub(crate) async fn authorize(
                 (judged, _) => judged,
             }
         }
-        HeadVerdict::ReadBody => {
+        HeadVerdict::ReadBody | HeadVerdict::Permit(_) => {
             let attributes = asked::attributes(cx, parts, target, destination.port);
             let decision = destination.policy.decide(&attributes, &*head.facts());
             let permit =
@@ -171,6 +173,14 @@ fn by_head(
     if head.last_event_id().is_some() && session.is_none() {
         return Err(Refused::worded(Refusal::SessionNotFound, mcp::session_not_found(None)));
     }
+    limit::take(
+        cx,
+        destination,
+        &asked::attributes(cx, parts, target, destination.port),
+        &[(0, &*head.facts())],
+        log,
+    )
+    .map_err(|limited| limit::refused(limited, None))?;
     let screening = if head.kind() == HeadKind::OpenStream { Screening::Stream } else { Screening::None };
     let lifecycle = head.kind() == HeadKind::OpenStream;
     let asked = Asked::new(cx, parts, target, destination.port, Message::Head(head));
@@ -222,6 +232,11 @@ fn by_body(
             mcp::no_access()
         };
         Refused::worded(refusal, reply)
+    })?;
+    limit::take(cx, destination, &attributes, &limit::messages(&exchange), log).map_err(|limited| {
+        let mode = cx.shared.settings.deny_mode;
+        let reply = mcp::limited(&exchange, limited.message, limited.wait, mode);
+        limit::refused(limited, reply)
     })?;
     let id = first_id.map(str::to_owned);
     let lists = exchange.asks_for_list() || exchange.listens();

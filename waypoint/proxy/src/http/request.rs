@@ -20,7 +20,7 @@ use super::http_sse::Home;
 use super::lasting::RequestRead;
 use super::mcp::{self, Entered};
 use super::state::Called;
-use super::{answer, fault, mirror, screen, upgrade, watched};
+use super::{answer, fault, limit, mirror, screen, upgrade, watched};
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::refusal::Refusal;
@@ -129,11 +129,12 @@ async fn forward(
     let upgrading = parts.extensions.remove::<OnUpgrade>();
     let mut target = clean(cx, destination, &mut parts, log)?;
     authenticate(destination, &mut parts, &mut target).await?;
-    let mut judged = match destination.policy.reads() {
+    let mut judged = match destination.reads() {
         Reads::Mcp => mcp::authorize(cx, destination, &mut parts, &target, body, log).await?,
         Reads::A2a => a2a::authorize(cx, destination, &mut parts, &target, body, log).await?,
         Reads::Http | Reads::Opaque => plain(cx, destination, &parts, &target, body, log)?,
     };
+    limit::ask(cx, judged.asked.as_ref(), log).await?;
     let (query, pinned) = (target.query.as_deref(), judged.pick.pinned.as_ref());
     let selected = destination.routes.select(&target.authority, &target.path, query, &parts, pinned);
     let selected = selected.ok_or(Refusal::NoRoute)?;
@@ -188,7 +189,7 @@ fn prepare(
     if policy.no_upgrade && headers::is_websocket(&parts.headers) {
         return Err(Refusal::BadRequest("upgrade").into());
     }
-    let agent = mirror::is_agent_call(destination.policy.reads(), parts);
+    let agent = mirror::is_agent_call(destination.reads(), parts);
     if agent && !policy.mirrors.is_empty() {
         return Err(Refusal::BrokenRoute("a mirror would run an agent's calls twice".into()).into());
     }
@@ -237,6 +238,8 @@ fn plain(
 ) -> Result<Judged, Refused> {
     let attributes = asked::attributes(cx, parts, target, destination.port);
     let permit = log.decided(destination.policy.decide(&attributes, &Plain))?;
+    limit::take(cx, destination, &attributes, &[(0, &Plain)], log)
+        .map_err(|limited| limit::refused(limited, None))?;
     let watched = !destination.policy.is_empty();
     let asked = watched.then(|| Asked::new(cx, parts, target, destination.port, Message::Plain));
     let body = if cx.shared.settings.observe { log.observed(body) } else { log.counted(body) };
@@ -281,7 +284,7 @@ async fn send(
     let mut response = sent.map_err(|error| answer::upstream(error, judged.session.is_some()))?;
     answer::clean(&mut response);
     let mut home = None;
-    if destination.policy.reads() == Reads::Mcp {
+    if destination.reads() == Reads::Mcp {
         home = judged.asked.as_ref().zip(chosen.as_ref()).map(|(asked, chosen)| Home {
             holder: asked.holder(destination),
             endpoint: chosen.workload.uid.clone(),

@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use waypoint_model::{
-    Backend, BackendTarget, Chain, ClusterKey, CollectorAddress, JwtRule, MeshConfig, Pods, Policy,
-    PolicyKey, Rewrite, Route, RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort,
+    Backend, BackendTarget, Chain, ClusterKey, CollectorAddress, JwtRule, LimitService, MeshConfig, Pods,
+    Policy, PolicyKey, Rewrite, Route, RouteAction, RouteKey, RouteRule, Service, ServiceKey, ServicePort,
 };
 use waypoint_policy::{PolicySet, asks_port};
 
 use super::pods::PodDestinations;
 use super::{Destination, Snapshot};
 use crate::jwt::{Authentication, Cache, Fetched, Source, Way};
+use crate::rates::PortLimits;
 use crate::routing::table::RouteTable;
 use crate::telemetry::{Plans, PlansBuilding};
 use crate::upstream::{Cluster, Upstreams};
@@ -37,6 +38,7 @@ pub(super) fn build(
         fetched: Fetched::new(),
         verified: tokens.verified.clone(),
         collectors: HashMap::new(),
+        limit_services: HashMap::new(),
     };
     for service in mesh.services.values().filter(|service| service.fronted) {
         let ports = destinations(mesh, service, &mut clusters, &mut tokens, &mut plans, previous, generation);
@@ -64,6 +66,7 @@ pub(super) fn build(
         });
     }
     snapshot.collectors = collectors(mesh, &mut clusters);
+    snapshot.limit_services = limit_services(mesh, &mut clusters);
     snapshot.fetched = tokens.in_use();
     for (source, keys) in &snapshot.fetched {
         keys.go(clusters.way_to(source));
@@ -90,6 +93,22 @@ fn collectors(mesh: &MeshConfig, clusters: &mut Clusters<'_>) -> HashMap<Cluster
             && let Some(cluster) = clusters.named(key)
         {
             found.insert(key.clone(), cluster);
+        }
+    }
+    found
+}
+
+/// Where rate limit services of any port are. Those that nobody delivered are missing, and said when they are asked.
+fn limit_services(mesh: &MeshConfig, clusters: &mut Clusters<'_>) -> HashMap<LimitService, Arc<Cluster>> {
+    let services = mesh.services.values().filter(|service| service.fronted);
+    let ports = services.flat_map(|service| service.ports.values().map(|port| &port.chain));
+    let limits = ports.chain(mesh.pods.iter().map(|pods| &pods.chain)).flat_map(|chain| &chain.global_limits);
+    let mut found = HashMap::new();
+    for service in limits.map(|limit| &limit.service) {
+        if !found.contains_key(service)
+            && let Some(cluster) = clusters.of_limits(service)
+        {
+            found.insert(service.clone(), cluster);
         }
     }
     found
@@ -177,6 +196,17 @@ impl Clusters<'_> {
             self.upstreams.named_cluster(told, service, &|uid| self.mesh.workloads.get(uid).cloned());
         self.named.insert(key.clone(), Arc::clone(&cluster));
         Some(cluster)
+    }
+
+    fn of_limits(&mut self, service: &LimitService) -> Option<Arc<Cluster>> {
+        match service {
+            LimitService::Cluster(key) => self.named(key),
+            LimitService::Service(host, port) => {
+                let mut services = self.mesh.services.keys();
+                let key = services.find(|key| key.hostname == *host)?.clone();
+                self.get(&key, *port)
+            }
+        }
     }
 
     /// How keys are fetched that are fetched through a cluster; `None` where that was not delivered.
@@ -291,6 +321,9 @@ fn destinations(
         let keys = service.routes.iter().chain(&port.chain.routes);
         let routes: Vec<Arc<Route>> = keys.map(|key| route(mesh, key)).collect();
         let routes = RouteTable::compile(*number, &routes, &cluster, &mut |target| clusters.find(target));
+        let limits = PortLimits::compile(&port.chain);
+        let unusable =
+            port.chain.unusable.as_deref().map(Arc::from).or_else(|| limits.unusable(policy.reads()));
         let destination = Destination {
             service: Arc::clone(service),
             port: *number,
@@ -300,8 +333,9 @@ fn destinations(
             policy,
             opaque_policy,
             path_normalization: port.chain.path_normalization.unwrap_or(mesh.path_normalization),
-            unusable: port.chain.unusable.as_deref().map(Arc::from),
+            unusable,
             jwt: tokens.compile(service, *number, port),
+            limits: Arc::new(limits),
             routes,
             streams: clusters.of_streams(service, *number, port),
             stream_bounds: port.chain.stream_bounds,

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use hbone::Target;
 use waypoint_model::{
-    ClusterKey, MeshConfig, PathNormalization, Policy, Protocol, Service, StreamBounds, Workload,
+    ClusterKey, LimitService, MeshConfig, PathNormalization, Policy, Protocol, Service, StreamBounds,
+    Workload,
 };
-use waypoint_policy::PolicySet;
+use waypoint_policy::{PolicySet, Reads};
 
 use super::pods::PodDestinations;
 use crate::jwt::{Authentication, Cache, Fetched};
+use crate::rates::PortLimits;
 use crate::refusal::Refusal;
 use crate::routing::table::RouteTable;
 use crate::telemetry::Plan;
@@ -33,6 +35,8 @@ pub struct Snapshot {
     pub(crate) verified: Cache,
     /// Clusters that spans go to.
     pub(crate) collectors: HashMap<ClusterKey, Arc<Cluster>>,
+    /// Where rate limit services are.
+    pub(crate) limit_services: HashMap<LimitService, Arc<Cluster>>,
 }
 
 /// One port of a service that this waypoint fronts, with everything compiled for it.
@@ -53,6 +57,8 @@ pub struct Destination {
     pub opaque_policy: Arc<PolicySet>,
     /// Tokens that it accepts.
     pub(crate) jwt: Arc<Authentication>,
+    /// How often and how many at once.
+    pub(crate) limits: Arc<PortLimits>,
     /// How request paths are made comparable.
     pub path_normalization: PathNormalization,
     /// Why nothing is served here: answered with 503.
@@ -77,6 +83,12 @@ impl Destination {
 }
 
 impl Destination {
+    /// As what requests are read: as policies, or limits, ask for it.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        self.limits.read(self.policy.reads())
+    }
+
     /// Whether anything may be served here at all.
     ///
     /// # Errors
@@ -113,6 +125,7 @@ impl Destination {
             policy: Arc::clone(&self.policy),
             opaque_policy: Arc::clone(&self.opaque_policy),
             jwt: Arc::clone(&self.jwt),
+            limits: Arc::clone(&self.limits),
             path_normalization: self.path_normalization,
             unusable: self.unusable.clone(),
             routes,

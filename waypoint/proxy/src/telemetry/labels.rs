@@ -450,6 +450,16 @@ impl EncodeLabelSet for Word {
     }
 }
 
+/// A limit and what came of it; names of limits are the configuration's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LimitLabels(pub(super) Arc<str>, pub(super) &'static str);
+
+impl EncodeLabelSet for LimitLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        labels(encoder, &[("limit", &self.0), ("outcome", self.1)])
+    }
+}
+
 fn labels(encoder: &mut LabelSetEncoder<'_>, pairs: &[(&str, &str)]) -> Result<(), fmt::Error> {
     pairs.iter().try_for_each(|pair| pair.encode(encoder.encode_label()))
 }

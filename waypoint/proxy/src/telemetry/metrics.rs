@@ -1,5 +1,6 @@
 //! Every metric by name, with its help text (`docs/operations.md` lists them).
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use prometheus_client::registry::{Metric, Registry};
 use super::agents::Agents;
 use super::exchange::{RequestRecord, StreamRecord};
 use super::family::Bounds;
-use super::labels::Word;
+use super::labels::{LimitLabels, Word};
 use super::names::KnownNames;
 use super::process::Process;
 use super::settings::{Facts, Plan};
@@ -25,6 +26,8 @@ pub(super) struct Metrics {
     agents: Agents,
     mirrored: Family<Word, Counter>,
     pub(super) sessions: Gauge,
+    limited: Family<LimitLabels, Counter>,
+    pub(super) rate_buckets: Gauge,
     handshake_failures: Family<Word, Counter>,
     tunnel_failures: Family<Word, Counter>,
     refusals: Family<Word, Counter>,
@@ -61,6 +64,16 @@ impl Metrics {
                 &mut r,
                 "portcullis_mcp_sessions",
                 "MCP sessions remembered by this process",
+            ),
+            limited: registered(
+                &mut r,
+                "portcullis_rate_limited",
+                "Requests that a rate or concurrency limit refused, or would refuse were it enforced; and questions to rate limit services without an answer",
+            ),
+            rate_buckets: registered(
+                &mut r,
+                "portcullis_rate_buckets",
+                "Quotas of rate and concurrency limits in use, of `rate_buckets`",
             ),
             handshake_failures: registered(
                 &mut r,
@@ -190,6 +203,10 @@ impl Metrics {
 
     pub(super) fn mirrored(&self, outcome: &'static str) {
         self.mirrored.get_or_create(&Word("outcome", outcome)).inc();
+    }
+
+    pub(super) fn limited(&self, limit: &Arc<str>, outcome: &'static str) {
+        self.limited.get_or_create(&LimitLabels(Arc::clone(limit), outcome)).inc();
     }
 
     pub(super) fn limit_hit(&self, limit: &'static str) {

@@ -259,6 +259,17 @@ impl Telemetry {
         self.0.metrics.certificate(not_after);
     }
 
+    /// A request that a limit refused (`limited`), would refuse if it were enforced (`would_limit`), or whose service did not
+    /// answer (`unanswered`).
+    pub(crate) fn limited(&self, limit: &Arc<str>, outcome: &'static str) {
+        self.0.metrics.limited(limit, outcome);
+    }
+
+    /// Quotas of limits in use now.
+    pub fn rate_buckets(&self, count: usize) {
+        self.0.metrics.rate_buckets.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// MCP sessions remembered now.
     pub fn sessions(&self, count: usize) {
         self.0.metrics.sessions.set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -174,6 +174,7 @@ fn stats(admin: &Admin, _: &Method, _: &Query<'_>) -> Reply {
     admin.telemetry.inspected_bytes(admin.proxy.inspected_bytes());
     admin.telemetry.upstream_ejected(admin.upstreams.ejected());
     admin.telemetry.sessions(admin.proxy.sessions());
+    admin.telemetry.rate_buckets(admin.proxy.rate_buckets());
     if let Some(connection) = &admin.readiness.control_plane {
         let connection = connection.borrow();
         admin.telemetry.control_plane("istiod", connection.connected, connection.silent_for());

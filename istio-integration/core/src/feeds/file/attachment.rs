@@ -8,6 +8,7 @@ use waypoint_model::{Action, JwtRule, Map, Policy, PolicyKey};
 use super::authorization_policy::{PolicyDoc, TargetRef, Targets};
 use super::binding::Waypoint;
 use super::document::{Kind, Origin, ResourceKey};
+use super::envoy_filter::{self, LimitsDoc};
 use super::finding::{Finding, Severity};
 use super::gateway::CLASS;
 use super::request_authentication::{self, TokensDoc};
@@ -22,6 +23,7 @@ pub(super) struct Attached {
     pub(super) policies: Map<PolicyKey, Arc<Policy>>,
     services: BTreeMap<ResourceKey, BTreeSet<PolicyKey>>,
     tokens: BTreeMap<ResourceKey, Vec<Arc<JwtRule>>>,
+    limits: BTreeMap<ResourceKey, Vec<LimitsDoc>>,
 }
 
 impl Attached {
@@ -35,6 +37,11 @@ impl Attached {
         let mut rules = self.tokens.get(service).cloned().unwrap_or_default();
         rules.sort_by(|one, other| one.issuer.cmp(&other.issuer));
         rules
+    }
+
+    /// Limits that hold at a service.
+    pub(super) fn limits(&self, service: &ResourceKey) -> &[LimitsDoc] {
+        self.limits.get(service).map_or(&[], Vec::as_slice)
     }
 
     fn attach(&mut self, policy: &Policy, services: impl IntoIterator<Item = ResourceKey>) {
@@ -65,6 +72,7 @@ impl Attachment<'_> {
             match entry.resource.as_ref() {
                 Resource::Policy(doc) => self.policy(key, &entry.origin, doc, &mut attached, findings),
                 Resource::Tokens(doc) => self.tokens(key, &entry.origin, doc, &mut attached, findings),
+                Resource::Limits(doc) => self.limits(key, &entry.origin, doc, &mut attached, findings),
                 _ => {}
             }
         }
@@ -124,6 +132,29 @@ impl Attachment<'_> {
                 let refusal = request_authentication::refusal(key, why);
                 attached.attach(&refusal, self.reach(&key.namespace));
             }
+        }
+    }
+
+    fn limits(
+        &self,
+        key: &ResourceKey,
+        origin: &Origin,
+        doc: &LimitsDoc,
+        attached: &mut Attached,
+        findings: &mut Vec<Finding>,
+    ) {
+        let resolved = match &doc.targets {
+            Targets::Ztunnel => return,
+            Targets::Unreadable => Err("its targets cannot be read".to_owned()),
+            Targets::Refs(refs) => self.resolve(key, origin, refs, findings),
+        };
+        match resolved {
+            Ok(services) => {
+                for service in services.unwrap_or_default().into_iter().collect::<BTreeSet<_>>() {
+                    attached.limits.entry(service).or_default().push(doc.clone());
+                }
+            }
+            Err(why) => attached.attach(&envoy_filter::refusal(key, why), self.reach(&key.namespace)),
         }
     }
 

@@ -24,6 +24,7 @@ pub struct Origin {
 pub(super) enum Kind {
     AuthorizationPolicy,
     EndpointSlice,
+    EnvoyFilter,
     Gateway,
     HttpRoute,
     Namespace,
@@ -37,7 +38,7 @@ pub(super) enum Kind {
 }
 
 /// Group, versions and kind of what is read.
-const KINDS: [(&str, &[&str], &str, Kind); 12] = [
+const KINDS: [(&str, &[&str], &str, Kind); 13] = [
     ("", &["v1"], "Namespace", Kind::Namespace),
     ("", &["v1"], "Node", Kind::Node),
     ("", &["v1"], "Pod", Kind::Pod),
@@ -46,6 +47,7 @@ const KINDS: [(&str, &[&str], &str, Kind); 12] = [
     ("gateway.networking.k8s.io", &["v1", "v1beta1"], "Gateway", Kind::Gateway),
     ("gateway.networking.k8s.io", &["v1", "v1beta1"], "HTTPRoute", Kind::HttpRoute),
     ("gateway.networking.k8s.io", &["v1", "v1beta1"], "ReferenceGrant", Kind::ReferenceGrant),
+    ("networking.istio.io", &["v1alpha3"], "EnvoyFilter", Kind::EnvoyFilter),
     ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "ServiceEntry", Kind::ServiceEntry),
     ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"], "WorkloadEntry", Kind::WorkloadEntry),
     ("security.istio.io", &["v1", "v1beta1"], "AuthorizationPolicy", Kind::AuthorizationPolicy),
@@ -53,11 +55,10 @@ const KINDS: [(&str, &[&str], &str, Kind); 12] = [
 ];
 
 /// Kinds that are not read and could be taken to matter: what to say about them.
-const UNREAD_KINDS: [(&str, &str, Severity, &str); 17] = [
+const UNREAD_KINDS: [(&str, &str, Severity, &str); 16] = [
     ("security.istio.io", "PeerAuthentication", Severity::Note, "is ztunnel's to enforce and ignored here"),
     ("networking.istio.io", "VirtualService", Severity::Warning, "is not read here: write an HTTPRoute"),
     ("networking.istio.io", "DestinationRule", Severity::Warning, "is not read here and has no effect"),
-    ("networking.istio.io", "EnvoyFilter", Severity::Warning, "patches Envoy, which this waypoint is not"),
     ("networking.istio.io", "Sidecar", Severity::Note, "concerns sidecars only"),
     ("networking.istio.io", "Gateway", Severity::Note, "is an ingress gateway's, not a waypoint's"),
     ("extensions.istio.io", "WasmPlugin", Severity::Warning, "is not supported: no Wasm runs here"),

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use waypoint_model::{Map, MeshConfig, Service, ServiceKey};
+use waypoint_model::{Map, MeshConfig, Service, ServiceKey, ServicePort};
 
 use super::attachment::Attachment;
 use super::backend::Routing;
 use super::binding::{Fronted, Waypoint};
 use super::document::{Origin, ResourceKey};
 use super::endpoints::Directory;
+use super::envoy_filter::LimitsDoc;
 use super::finding::{Finding, Severity};
 use super::namespace::NamespaceDoc;
 use super::options::Options;
@@ -51,7 +52,11 @@ pub(super) fn join(
             fronted: fronted.get(key).copied().unwrap_or_default(),
             aliases: doc.aliases.clone(),
             vips: doc.vips.clone(),
-            ports: doc.ports.iter().map(|(number, port)| (*number, port.port.clone())).collect(),
+            ports: doc
+                .ports
+                .iter()
+                .map(|(number, port)| (*number, limited(doc, *number, &port.port, attached.limits(key))))
+                .collect(),
             endpoints: directory.endpoints(key, origin, doc, &mut findings),
             policies: attached.of(key),
             routes: routed.of(key),
@@ -72,6 +77,15 @@ pub(super) fn join(
         trust_domains: None,
     };
     (mesh, findings)
+}
+
+/// A port with the limits that hold there.
+fn limited(doc: &ServiceDoc, number: u16, port: &ServicePort, limits: &[LimitsDoc]) -> ServicePort {
+    let mut port = port.clone();
+    for one in limits {
+        one.apply(&doc.key.hostname, number, &mut port.chain);
+    }
+    port
 }
 
 fn services(resources: &Resources) -> impl Iterator<Item = (&ResourceKey, &Origin, &ServiceDoc)> {

@@ -15,6 +15,7 @@ mod document;
 mod duration;
 mod endpoint_slice;
 mod endpoints;
+mod envoy_filter;
 mod finding;
 mod folder;
 mod gateway;

@@ -114,7 +114,7 @@ pub(super) fn unusable(document: &Document, why: String) -> PolicyDoc {
 /// Refuses everything, in the place of the tokens of a document.
 pub(super) fn refusal(key: &ResourceKey, why: String) -> Policy {
     Policy {
-        key: PolicyKey::new(&key.namespace, &format!("RequestAuthentication/{}", key.name)),
+        key: PolicyKey::new(&key.namespace, &format!("{}/{}", key.kind, key.name)),
         action: Action::Deny,
         dry_run: false,
         rules: Vec::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::authorization_policy::{self, PolicyDoc};
 use super::document::{Document, Kind, Origin, ResourceKey};
 use super::endpoint_slice::{self, SliceDoc};
+use super::envoy_filter::{self, LimitsDoc};
 use super::finding::Remarks;
 use super::gateway::{self, GatewayDoc};
 use super::http_route::{self, RouteDoc};
@@ -26,6 +27,7 @@ use super::workload_entry;
 pub(super) enum Resource {
     Gateway(GatewayDoc),
     Grant(GrantDoc),
+    Limits(LimitsDoc),
     Namespace(NamespaceDoc),
     Node(NodeDoc),
     Policy(PolicyDoc),
@@ -74,6 +76,7 @@ fn resource(document: &Document, options: &Options, remarks: &mut Remarks) -> Op
             Resource::Policy(authorization_policy::translate(document, options, remarks)?)
         }
         Kind::EndpointSlice => Resource::Slice(endpoint_slice::translate(document, remarks)?),
+        Kind::EnvoyFilter => Resource::Limits(envoy_filter::translate(document, remarks)?),
         Kind::Gateway => Resource::Gateway(gateway::translate(document, remarks)?),
         Kind::HttpRoute => Resource::Route(http_route::translate(document, remarks)?),
         Kind::Namespace => Resource::Namespace(namespace::translate(document)),
@@ -96,6 +99,7 @@ pub(super) fn stand_in(document: &Document, why: &str) -> Option<Resource> {
     let why = format!("{} {}: {why}", document.key.kind, document.key.full_name());
     match document.key.kind {
         Kind::AuthorizationPolicy => Some(Resource::Policy(authorization_policy::unusable(document, why))),
+        Kind::EnvoyFilter => envoy_filter::unusable(document, why).map(Resource::Policy),
         Kind::HttpRoute => Some(Resource::Route(http_route::refusing(document, why))),
         Kind::RequestAuthentication => {
             Some(Resource::Policy(request_authentication::unusable(document, why)))

@@ -31,6 +31,7 @@ pub use held::{HeldResource, HeldResources, Version};
 pub use index::{AddressError, Index};
 pub use kind::Kind;
 pub use listener::{FrontedPods, FrontedPort, Listeners, Refused, Translated};
+pub(in crate::feeds) use listener::{LIMITS, Limit, limit};
 pub use service::MeshService;
 pub use transport::MutualTls;
 pub use upstream::{TranslatedCluster, TranslatedEndpoints};

@@ -11,7 +11,8 @@ use istio_protos::udpa::r#type::v1::TypedStruct;
 use istio_protos::{Any, Finding};
 use prost::Message as _;
 use waypoint_model::{
-    ClusterKey, JwtRule, PathNormalization, Protocol, Route, StreamBounds, TelemetrySettings,
+    ClusterKey, GlobalLimit, JwtRule, LocalLimit, PathNormalization, Protocol, Route, StreamBounds,
+    TelemetrySettings,
 };
 
 use super::rbac::{Draft, Judges};
@@ -31,6 +32,8 @@ pub(super) struct ChainDraft {
     pub(super) stream_bounds: StreamBounds,
     pub(super) path_normalization: Option<PathNormalization>,
     pub(super) telemetry: TelemetrySettings,
+    pub(super) limits: Vec<Arc<LocalLimit>>,
+    pub(super) global_limits: Vec<Arc<GlobalLimit>>,
     /// The first reason why nothing is served.
     pub(super) unusable: Option<String>,
     /// Reasons of a NACK, beside those of the policies.
@@ -65,6 +68,8 @@ impl ChainDraft {
             stream_bounds: StreamBounds::default(),
             path_normalization: None,
             telemetry: TelemetrySettings::default(),
+            limits: Vec::new(),
+            global_limits: Vec::new(),
             unusable: None,
             refused: Vec::new(),
             notes: Vec::new(),

@@ -36,9 +36,14 @@ fn one_side(add: &[HeaderValueOption], remove: &[String]) -> Result<Vec<HeaderCh
     Ok(all)
 }
 
-fn added(option: &HeaderValueOption) -> Result<HeaderChange, Refused> {
+pub(super) fn added(option: &HeaderValueOption) -> Result<HeaderChange, Refused> {
     let header = option.header.as_ref().ok_or_else(|| Refused::new("a header without name and value"))?;
     let (name, value) = (header.key.to_ascii_lowercase(), header.value.clone());
+    match option.append {
+        Some(true) => return Ok(HeaderChange::Add(name, value)), // The older form, which has precedence.
+        Some(false) => return Ok(HeaderChange::Set(name, value)),
+        None => {}
+    }
     match HeaderAppendAction::try_from(option.append_action) {
         Ok(HeaderAppendAction::AppendIfExistsOrAdd) => Ok(HeaderChange::Add(name, value)),
         Ok(HeaderAppendAction::OverwriteIfExistsOrAdd) => Ok(HeaderChange::Set(name, value)),

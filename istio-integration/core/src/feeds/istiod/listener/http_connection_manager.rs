@@ -1,5 +1,7 @@
 //! The HTTP connection manager of a chain.
 
+use std::sync::Arc;
+
 use istio_protos::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use istio_protos::envoy::extensions::filters::http::fault::v3::HttpFault;
 use istio_protos::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
@@ -12,6 +14,7 @@ use istio_protos::{Any, Finding};
 use waypoint_model::{PathNormalization, Protocol};
 
 use super::chain::{ChainDraft, Jwt, Named};
+use super::rate_limit::{self, Limit};
 use super::route_configuration::{Ways, rule_of, ways};
 use super::translated::{At, Refused};
 use super::unpack::{unpack, unpack_with_findings};
@@ -143,6 +146,7 @@ fn filter(filter: &HttpFilter, draft: &mut ChainDraft) {
                 Err(refused) => draft.refuse(refused.at(filter.name)),
             }
         }
+        (_, of_limits) if rate_limit::TYPES.contains(&of_limits) => limit(&filter, draft),
         (metrics::FILTER, metrics::TYPE) => metrics::apply(filter.config, draft),
         known if HARMLESS.contains(&known) => {}
         _ => draft.refuse(filter.unsupported()),
@@ -161,6 +165,24 @@ fn token(filter: &Named<'_>, draft: &mut ChainDraft) {
         Ok(rules) => Jwt::Rules(rules),
         Err(refused) => Jwt::Refused(refused),
     };
+}
+
+/// A limit; any number may stand in a chain, and each must hold.
+fn limit(filter: &Named<'_>, draft: &mut ChainDraft) {
+    let config = filter.config.ok_or_else(|| Refused::new("no configuration"));
+    match config.and_then(|config| rate_limit::translate(&filter.type_name, config)).at(filter.name) {
+        Ok(Limit::Local(limit)) => draft.limits.push(Arc::new(limit)),
+        Ok(Limit::Global(limit)) => draft.global_limits.push(Arc::new(limit)),
+        Ok(Limit::Off) => {
+            draft
+                .notes
+                .push(Refused::new("is off: filter_enabled is 0, which is its default").at(filter.name));
+        }
+        Err(refused) => {
+            draft.refuse(&refused);
+            draft.refused.push(refused);
+        }
+    }
 }
 
 /// The filter is on; the faults themselves are a route's.

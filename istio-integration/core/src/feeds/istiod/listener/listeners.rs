@@ -147,6 +147,8 @@ impl Listeners {
                 stream_bounds: draft.stream_bounds,
                 path_normalization: draft.path_normalization,
                 telemetry: Some(telemetry),
+                limits: draft.limits,
+                global_limits: draft.global_limits,
                 unusable: draft.unusable,
             },
             policies,

@@ -15,9 +15,9 @@ const TOKEN_FILTER: &str = "envoy.filters.http.jwt_authn";
 /// The first step of the path to a claim.
 pub(super) const PAYLOAD: &str = "payload";
 /// What filter names begin with; the rest is how policies of ours name their filter.
-const FILTERS: &str = "envoy.filters.";
+pub(super) const FILTERS: &str = "envoy.filters.";
 /// Filters whose metadata we know: what our own protocol readers tell.
-const OURS: [&str; 2] = ["http.mcp", "http.a2a"];
+pub(super) const OURS: [&str; 2] = ["http.mcp", "http.a2a"];
 
 /// A test of metadata.
 pub(super) fn metadata(matcher: &MetadataMatcher) -> Result<Expr, Refused> {

@@ -5,6 +5,7 @@
 //!            ├ chain ─┬ http_connection_manager ─┬ rbac ─ permission, principal ─ header, metadata, peer, strings
 //!            │        └ network                  ├ jwt
 //!            │                                   ├ route_configuration ─ route_match, route_action, route_filters
+//!            │                                   ├ rate_limit ─ description, terms
 //!            │                                   └ access_log, metrics, tracing, xfcc
 //!            ├ policies                         the same policy is the same `Arc`; the last good one stays
 //!            └ tunnel ─ trust_domains           what the tunnel's own listener adds, and whom it accepts
@@ -30,6 +31,7 @@ mod percent;
 mod permission;
 mod policies;
 mod principal;
+mod rate_limit;
 mod rbac;
 mod re2;
 mod retry;
@@ -48,4 +50,5 @@ mod xfcc;
 
 pub use listeners::Listeners;
 pub(super) use listeners::{MAIN, concerns_all};
+pub(in crate::feeds) use rate_limit::{Limit, TYPES as LIMITS, translate as limit};
 pub use translated::{FrontedPods, FrontedPort, Refused, Translated};
