@@ -8,6 +8,7 @@
 #![cfg(test)]
 
 mod arguments;
+mod asks;
 mod batches;
 mod certificates;
 mod changes;
@@ -18,6 +19,7 @@ mod http2;
 mod http_sse;
 mod json;
 mod lists;
+mod methods;
 mod records;
 mod refusals;
 mod resources;

@@ -207,10 +207,11 @@ fn malformed() -> Vec<Refusal> {
 }
 
 #[tokio::test]
-async fn an_explicit_refusal_says_so_and_no_more() -> Result<()> {
+async fn an_explicit_refusal_says_so_and_where_to_look() -> Result<()> {
     let mut rows = denied_by_policy();
-    for (_, _, _, want) in &mut rows {
-        *want = error("1", -31403, "denied by policy");
+    for (_, sent, _, want) in &mut rows {
+        *sent = sent.clone().with("X-Request-Id: a\"b");
+        *want = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-31403,"message":"denied by policy","data":{"policy":null,"reason":"no_rule_matched","requestId":"a\"b"}}}"#.to_owned();
     }
     rows.extend(unknown_methods());
     refused(&[("--deny-mode", "explicit")], rows).await

@@ -110,6 +110,27 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
+    /// The rule, or the policy that cannot be enforced, by name; `None`: no rule did.
+    #[must_use]
+    pub fn decided_by(&self) -> Option<String> {
+        match self {
+            Self::Rule(name) => Some(name.to_string()),
+            Self::PolicyUnavailable(key) => Some(key.to_string()),
+            Self::NoRuleMatched | Self::UnknownMethod(_) => None,
+        }
+    }
+
+    /// A name from a bounded set.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Rule(_) => "denied_by_rule",
+            Self::NoRuleMatched => "no_rule_matched",
+            Self::PolicyUnavailable(_) => "policy_unavailable",
+            Self::UnknownMethod(_) => "unknown_method",
+        }
+    }
+
     /// Istio's response code detail, `rbac_access_denied_matched_policy[<rule>]`; `[none]` where no DENY rule matched.
     #[must_use]
     pub fn detail(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_protocols::{Facts, Kind, Plain, Unread};
+use agent_protocols::{FactKey, Facts, Given, Kind, Plain, Truth, Unread};
 use waypoint_model::{Action, Expr, Policy, PolicyKey, Test};
 
 use crate::attributes::{Attributes, Head};
@@ -17,6 +17,7 @@ pub struct PolicySet {
     generation: u64,
     reads: Reads,
     server_name: bool,
+    judges_server: bool,
     audit: Rules,
     enforced: Layer,
     /// `None`: no dry-run policy is attached.
@@ -64,11 +65,54 @@ struct Asked<'a> {
     /// What AUDIT and DENY rules see.
     facts: &'a dyn Facts,
     /// What ALLOW rules see.
-    allow_facts: &'a dyn Facts,
+    allow_facts: Seen<'a>,
     /// Which answers of a DENY rule refuse.
     deny_if: Wanted,
     /// Which answers of an ALLOW rule permit.
     allow_if: Wanted,
+}
+
+/// Facts as ALLOW rules see them.
+enum Seen<'a> {
+    All(&'a dyn Facts),
+    /// Of a request of the server what it asks for; as to the rest it might be part of any call.
+    OfServer(OfServer<'a>),
+}
+
+impl<'a> Seen<'a> {
+    fn of(facts: &'a dyn Facts) -> Self {
+        match facts.kind() {
+            Kind::ServerRequest => Self::OfServer(OfServer(facts)),
+            kind if follows_access(kind) => Self::All(&Unread),
+            _ => Self::All(facts),
+        }
+    }
+
+    fn facts(&self) -> &dyn Facts {
+        match self {
+            Self::All(facts) => *facts,
+            Self::OfServer(facts) => facts,
+        }
+    }
+}
+
+struct OfServer<'a>(&'a dyn Facts);
+
+impl Facts for OfServer<'_> {
+    fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+
+    fn ask(&self, key: &FactKey, test: &mut dyn FnMut(&str) -> bool) -> Truth {
+        match key {
+            FactKey::ServerRequest | FactKey::ServerRequestHost => self.0.ask(key, test),
+            _ => Truth::NotYet,
+        }
+    }
+
+    fn arguments(&self) -> Given<'_> {
+        Given::NotYet
+    }
 }
 
 impl<'a> Asked<'a> {
@@ -76,22 +120,15 @@ impl<'a> Asked<'a> {
     /// the request: a DENY rule matches, an ALLOW rule does not.
     fn finally(attributes: &'a Attributes<'a>, facts: &'a dyn Facts) -> Self {
         let head = Head::new(attributes);
-        if follows_access(facts.kind()) {
-            return Self {
-                head,
-                facts,
-                allow_facts: &Unread,
-                deny_if: Wanted::CouldHold,
-                allow_if: Wanted::CouldHold,
-            };
-        }
-        Self { head, facts, allow_facts: facts, deny_if: Wanted::CouldHold, allow_if: Wanted::Holds }
+        let allow_if = if follows_access(facts.kind()) { Wanted::CouldHold } else { Wanted::Holds };
+        Self { head, facts, allow_facts: Seen::of(facts), deny_if: Wanted::CouldHold, allow_if }
     }
 
     /// With the head alone: only what every body leaves standing counts.
     fn so_far(attributes: &'a Attributes<'a>) -> Self {
         let head = Head::new(attributes);
-        Self { head, facts: &Unread, allow_facts: &Unread, deny_if: Wanted::Holds, allow_if: Wanted::Holds }
+        let allow_facts = Seen::All(&Unread);
+        Self { head, facts: &Unread, allow_facts, deny_if: Wanted::Holds, allow_if: Wanted::Holds }
     }
 
     /// Whether the answer could still become *permitted*.
@@ -99,7 +136,10 @@ impl<'a> Asked<'a> {
         Self {
             head: Head::new(attributes),
             facts,
-            allow_facts: facts,
+            allow_facts: match facts.kind() {
+                Kind::ServerRequest => Seen::of(facts),
+                _ => Seen::All(facts),
+            },
             deny_if: Wanted::Holds,
             allow_if: Wanted::CouldHold,
         }
@@ -107,10 +147,10 @@ impl<'a> Asked<'a> {
 }
 
 /// Who may call something here may also open, keep and end a session, list, and answer the server: ALLOW rules judge such
-/// messages as if they might be any call.
+/// messages as if they might be any call. So it is with what the server asks of them, but for what that is.
 fn follows_access(kind: Kind) -> bool {
     match kind {
-        Kind::List | Kind::Lifecycle | Kind::Response => true,
+        Kind::List | Kind::Lifecycle | Kind::Response | Kind::ServerRequest => true,
         Kind::Call | Kind::Plain => false,
     }
 }
@@ -148,6 +188,7 @@ impl PolicySet {
             generation,
             reads,
             server_name: any_test(here, |test| matches!(test, Test::Sni(_))),
+            judges_server: judges_server(here),
             audit: Rules::new(building.audit),
             enforced: building.enforced.finish(),
             dry_run: building.dry_run.map(LayerBuilding::finish),
@@ -181,6 +222,13 @@ impl PolicySet {
     #[must_use]
     pub fn asks_server_name(&self) -> bool {
         self.server_name
+    }
+
+    /// Whether some rule could refuse a server what it asks of a client that may call it. Where none could, nobody has to look
+    /// for such requests.
+    #[must_use]
+    pub fn judges_server(&self) -> bool {
+        self.judges_server
     }
 
     /// Policies that apply here and cannot be enforced, with the reason. One that is not dry-run denies everything.
@@ -311,7 +359,7 @@ impl Layer {
     }
 
     fn allowed_by(&self, asked: &Asked<'_>) -> Option<&RuleName> {
-        self.allow.as_ref()?.first(&asked.head, asked.allow_facts, asked.allow_if)
+        self.allow.as_ref()?.first(&asked.head, asked.allow_facts.facts(), asked.allow_if)
     }
 
     /// What this layer would have done beside the enforced one, whose verdict is given.
@@ -430,6 +478,18 @@ fn asks_another(policy: &Policy, reads: Reads) -> bool {
 fn asks(policy: &Policy, wanted: &str) -> bool {
     let told = |test: &Test| matches!(test, Test::Fact { filter, .. } if filter == wanted);
     policy.rules.iter().any(|rule| holds_test(&rule.when, &told))
+}
+
+/// A DENY rule on messages, or any rule on what servers ask for.
+fn judges_server(policies: &[Arc<Policy>]) -> bool {
+    policies.iter().filter(|policy| !policy.dry_run).any(|policy| {
+        any_test(std::slice::from_ref(policy), |test| match test {
+            Test::Fact { filter, key, .. } if filter == MCP => {
+                policy.action == Action::Deny || key.starts_with("server_request")
+            }
+            _ => false,
+        })
+    })
 }
 
 /// Whether what these policies ask for may differ from port to port.

@@ -28,6 +28,10 @@ pub enum FactKey {
     Argument(Vec<String>),
     /// `tool.read_only` and its like: what the server declared about the tool.
     ToolHint(ToolHint),
+    /// `server_request`: what a server asks of its client; one of [`ServerRequest::as_str`]. Absent from everything else.
+    ServerRequest,
+    /// `server_request.host`: the host that an elicitation by URL sends its reader to, without the port.
+    ServerRequestHost,
     /// A fact of the filter `http.a2a`.
     A2a(A2aKey),
 }
@@ -52,6 +56,28 @@ pub enum A2aKey {
     PushHost,
     /// `metadata.<key>`: a string in the metadata of the request or of its message. The key is one name, dots included.
     Metadata(String),
+}
+
+/// What a server may ask of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ServerRequest {
+    /// To run its language model: `sampling/createMessage`.
+    Sampling,
+    /// Which folders it works on: `roots/list`.
+    Roots,
+    /// To ask its user: `elicitation/create`.
+    Elicitation,
+}
+
+impl ServerRequest {
+    /// The value of the fact, and the name of the client's capability.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sampling => "sampling",
+            Self::Roots => "roots",
+            Self::Elicitation => "elicitation",
+        }
+    }
 }
 
 /// Annotations of a tool (`ToolAnnotations` of MCP). Hints of the server, fit for narrowing only.
@@ -114,6 +140,8 @@ impl FactKey {
             "tool.destructive" => Self::ToolHint(ToolHint::Destructive),
             "tool.idempotent" => Self::ToolHint(ToolHint::Idempotent),
             "tool.open_world" => Self::ToolHint(ToolHint::OpenWorld),
+            "server_request" => Self::ServerRequest,
+            "server_request.host" => Self::ServerRequestHost,
             _ => Self::parse_argument(key).ok_or_else(unknown)?,
         })
     }
@@ -167,6 +195,8 @@ pub enum Kind {
     Lifecycle,
     /// Answers a request of the server.
     Response,
+    /// A request of the server to its client.
+    ServerRequest,
     /// Plain HTTP on an MCP port: not a protocol message; every fact is absent.
     Plain,
 }
@@ -179,6 +209,7 @@ impl Kind {
             Self::List => Some("list"),
             Self::Lifecycle => Some("lifecycle"),
             Self::Response => Some("response"),
+            Self::ServerRequest => Some("server_request"),
             Self::Plain => None,
         }
     }
@@ -277,6 +308,8 @@ mod tests {
             ("tool.destructive", FactKey::ToolHint(ToolHint::Destructive)),
             ("tool.idempotent", FactKey::ToolHint(ToolHint::Idempotent)),
             ("tool.open_world", FactKey::ToolHint(ToolHint::OpenWorld)),
+            ("server_request", FactKey::ServerRequest),
+            ("server_request.host", FactKey::ServerRequestHost),
         ] {
             assert_eq!(FactKey::parse("http.mcp", key), Ok(fact), "{key}");
         }

@@ -25,7 +25,9 @@ mod reply;
 mod sse;
 mod uri;
 
-pub use facts::{A2aKey, FactKey, Facts, Given, Kind, Plain, ToolHint, Truth, UnknownFact, Unread};
+pub use facts::{
+    A2aKey, FactKey, Facts, Given, Kind, Plain, ServerRequest, ToolHint, Truth, UnknownFact, Unread,
+};
 pub use http::{Media, is_coded, response_media};
 pub use limits::Limits;
 pub use reply::{Malformed, Reply};

@@ -51,9 +51,15 @@ impl Reply {
 
 /// A JSON-RPC error object as text. `id` is raw JSON text that the strict reader has accepted.
 pub(crate) fn error_object(id: Option<&str>, code: i32, message: &str) -> String {
+    error_with_data(id, code, message, None)
+}
+
+/// The same with the member `data`, as JSON text.
+pub(crate) fn error_with_data(id: Option<&str>, code: i32, message: &str, data: Option<&str>) -> String {
     let id = id.unwrap_or("null");
     let message = crate::json::quote(message);
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{message}}}}}"#)
+    let data = data.map(|data| format!(r#","data":{data}"#)).unwrap_or_default();
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{message}{data}}}}}"#)
 }
 
 /// Why a request cannot be read: another parser might read it differently.
@@ -103,6 +109,11 @@ impl Malformed {
     /// 415: a media type or coding that is not inspected.
     pub(crate) fn media(name: &'static str) -> Self {
         Self::new(name, StatusCode::UNSUPPORTED_MEDIA_TYPE, -32600)
+    }
+
+    /// 413: more than may be read.
+    pub(crate) fn body_too_large() -> Self {
+        Self::new("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, -32600)
     }
 
     /// Echoes the id of the request in the answer.

@@ -150,8 +150,8 @@ fn denied_entries_are_cut_and_every_other_byte_stays() {
         ),
         (
             "hybrid",
-            r#"{"method":"x","result":{"tools":[{"name":"bad"}]}}"#,
-            r#"{"method":"x","result":{"tools":[]}}"#,
+            r#"{"method":"notifications/message","result":{"tools":[{"name":"bad"}]}}"#,
+            r#"{"method":"notifications/message","result":{"tools":[]}}"#,
         ),
         (
             "shared cache",

@@ -189,7 +189,11 @@ impl Facts for Call<'_> {
             FactKey::Method => tell("tools/call"),
             FactKey::Tool => tell(self.0),
             FactKey::Kind => tell("call"),
-            FactKey::Prompt | FactKey::Resource | FactKey::Task => Truth::No,
+            FactKey::Prompt
+            | FactKey::Resource
+            | FactKey::Task
+            | FactKey::ServerRequest
+            | FactKey::ServerRequestHost => Truth::No,
             // Arguments, session, revision and what the server says of its tool come with the message.
             _ => Truth::NotYet,
         }

@@ -6,7 +6,7 @@ use super::message::{Message, Refused};
 use super::revision::Era;
 use super::subject::Target;
 use crate::json::quote;
-use crate::reply::{Reply, error_object};
+use crate::reply::{Malformed, Reply, error_object, error_with_data};
 use ::http::StatusCode;
 
 /// How a refusal looks to the client.
@@ -15,7 +15,7 @@ pub enum DenyMode {
     /// As if the tool, prompt, resource or method did not exist.
     #[default]
     Hide,
-    /// Error `-31403` *denied by policy*, without the policy's text.
+    /// Error `-31403` *denied by policy*, with the [`Explanation`] that its operator wants shown.
     Explicit,
     /// A result that the model reads as a failed tool call; other methods as [`DenyMode::Hide`].
     ModelVisible,
@@ -31,12 +31,46 @@ const INTERNAL_ERROR: i32 = -32603;
 pub(super) const INVALID_REQUEST: i32 = -32600;
 const SESSION_NOT_FOUND: i32 = -32001;
 
+/// What [`DenyMode::Explicit`] tells of a refused message beside its code: enough to find it in the logs, and no text of
+/// a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The rule that denied it, or the policy that cannot be enforced; `None`: no rule allowed it.
+    pub policy: Option<String>,
+    /// Why, from a bounded set.
+    pub reason: &'static str,
+    /// The request's id (`x-request-id`).
+    pub request_id: String,
+}
+
+impl Explanation {
+    /// As the member `data` of an error.
+    fn data(&self) -> String {
+        let policy = self.policy.as_deref().map_or_else(|| "null".to_owned(), quote);
+        let (reason, id) = (quote(self.reason), quote(&self.request_id));
+        format!(r#"{{"policy":{policy},"reason":{reason},"requestId":{id}}}"#)
+    }
+}
+
+/// What may be told of each message of an exchange, by its place.
+type Explain<'a> = &'a dyn Fn(usize) -> Option<Explanation>;
+
+/// As [`refuse_explaining`], with nothing to tell.
+pub fn refuse(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply {
+    refuse_explaining(exchange, denied, mode, &|_| None)
+}
+
 /// Answer to an exchange of which nothing is forwarded; `denied[i]` tells whether message `i` was refused. A missing
 /// entry counts as refused.
 ///
 /// A batch is answered as a whole: refused requests with their refusal, the others with `-32600` *not run*. An exchange
 /// without a request is answered 202, which is what its sender expects.
-pub fn refuse(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply {
+pub fn refuse_explaining(
+    exchange: &Exchange<'_>,
+    denied: &[bool],
+    mode: DenyMode,
+    explain: &dyn Fn(usize) -> Option<Explanation>,
+) -> Reply {
     if !exchange.messages.iter().any(Message::is_request) {
         return Reply::accepted();
     }
@@ -44,11 +78,11 @@ pub fn refuse(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply
         return Reply::access_denied();
     }
     if exchange.batch {
-        return refuse_batch(exchange, denied, mode);
+        return refuse_batch(exchange, denied, mode, explain);
     }
     match exchange.messages.first() {
         Some(message) => {
-            let (status, body) = refusal(message, exchange.era, mode);
+            let (status, body) = refusal(message, exchange.era, mode, &|| explain(0));
             Reply::json(status, body)
         }
         None => Reply::accepted(),
@@ -65,11 +99,11 @@ fn is_denied(denied: &[bool], index: usize) -> bool {
     denied.get(index).copied().unwrap_or(true)
 }
 
-fn refuse_batch(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Reply {
+fn refuse_batch(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode, explain: Explain<'_>) -> Reply {
     let answers = exchange.messages.iter().enumerate().filter(|(_, message)| message.is_request());
     let answers = answers.map(|(index, message)| {
         if is_denied(denied, index) {
-            refusal(message, exchange.era, mode).1
+            refusal(message, exchange.era, mode, &|| explain(index)).1
         } else {
             error_object(message.id(), INVALID_REQUEST, "not run: another message of the batch was refused")
         }
@@ -79,13 +113,20 @@ fn refuse_batch(exchange: &Exchange<'_>, denied: &[bool], mode: DenyMode) -> Rep
 }
 
 /// Status and body for one refused request.
-fn refusal(message: &Message<'_>, era: Era, mode: DenyMode) -> (StatusCode, String) {
+fn refusal(
+    message: &Message<'_>,
+    era: Era,
+    mode: DenyMode,
+    explain: &dyn Fn() -> Option<Explanation>,
+) -> (StatusCode, String) {
     if message.refused == Some(Refused::Method) {
         return method_not_found(message, era);
     }
     match (mode, message.subjects.first().map(|subject| &subject.target)) {
         (DenyMode::Explicit, _) => {
-            (StatusCode::OK, error_object(message.id(), DENIED_BY_POLICY, "denied by policy"))
+            let data = explain().map(|told| told.data());
+            let text = "denied by policy";
+            (StatusCode::OK, error_with_data(message.id(), DENIED_BY_POLICY, text, data.as_deref()))
         }
         (DenyMode::ModelVisible, Some(Target::Tool(_))) => (StatusCode::OK, failed_call(message.id(), era)),
         _ => hide(message, era),
@@ -137,6 +178,11 @@ fn failed_call(id: Option<&str>, era: Era) -> String {
 /// The principal may do nothing on this server: HTTP 403 `RBAC: access denied`.
 pub fn no_access() -> Reply {
     Reply::access_denied()
+}
+
+/// 413 with JSON-RPC `-32600`: the body is larger than may be read, so nothing of it is known.
+pub fn too_large() -> Reply {
+    Malformed::body_too_large().reply()
 }
 
 /// 404 with JSON-RPC `-32001` *Session not found*, upon which clients open a new session. `id` is raw JSON text from

@@ -12,7 +12,6 @@ use crate::json::{Document, Shape, Value};
 use crate::jsonrpc;
 use crate::limits::Limits;
 use crate::reply::Malformed;
-use ::http::StatusCode;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ impl<'b> Exchange<'b> {
     /// the answer of a resource that does not exist.
     pub fn read(head: &Head, body: &'b [u8], limits: &Limits) -> Result<Self, Malformed> {
         if body.len() > limits.body {
-            return Err(Malformed::new("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, -32600));
+            return Err(Malformed::body_too_large());
         }
         let document = Arc::new(Document::read(body, &limits.request())?);
         let context = Context {

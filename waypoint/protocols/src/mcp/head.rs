@@ -147,7 +147,9 @@ impl Facts for HeadFacts<'_> {
             | FactKey::Resource
             | FactKey::Task
             | FactKey::Argument(_)
-            | FactKey::ToolHint(_) => Truth::No,
+            | FactKey::ToolHint(_)
+            | FactKey::ServerRequest
+            | FactKey::ServerRequestHost => Truth::No,
         }
     }
 

@@ -91,6 +91,8 @@ static TABLE: &[Method] = &[
     row("notifications/cancelled", Names::Lifecycle, A, D),
     row("notifications/progress", Names::Lifecycle, A, D),
     row("notifications/roots/list_changed", Names::Lifecycle, A, D),
+    // Of tasks that the client itself hosts: it tells of its own.
+    row("notifications/tasks/status", Names::Lifecycle, D, D),
     // Tasks belong to the identity that created them (2025-11-25, and the tasks extension of 2026-07-28). Until that
     // is kept, they are refused.
     row("tasks/get", Names::NotBuilt, D, E),
@@ -98,7 +100,6 @@ static TABLE: &[Method] = &[
     row("tasks/cancel", Names::NotBuilt, D, E),
     row("tasks/list", Names::NotBuilt, D, D),
     row("tasks/update", Names::NotBuilt, E, E),
-    row("notifications/tasks/status", Names::NotBuilt, D, D),
 ];
 
 /// `initialize` may not be part of a batch.

@@ -1,6 +1,8 @@
 //! The Model Context Protocol, revisions 2024-11-05 to 2026-07-28, over HTTP.
 
 mod answer;
+mod asks;
+mod capabilities;
 mod exchange;
 mod head;
 mod http_sse;
@@ -15,7 +17,11 @@ mod screen;
 mod state;
 mod subject;
 
-pub use answer::{DenyMode, no_access, refuse, session_not_found, unscreenable};
+pub use answer::{
+    DenyMode, Explanation, no_access, refuse, refuse_explaining, session_not_found, too_large, unscreenable,
+};
+pub use asks::{Answering, ServerAsk};
+pub use capabilities::strip_capabilities;
 pub use exchange::Exchange;
 pub use head::{Head, HeadKind};
 pub(crate) use head::{check_bodiless, check_framing, check_method, check_override, check_upgrade};
@@ -27,6 +33,8 @@ pub use method::{Method, methods};
 pub use observe::observe;
 pub use revision::Revision;
 pub use routing::sanitize;
-pub use screen::{Entry, Judge, ListKind, Screened, SseScreen, Unscreenable, screen_json};
+pub use screen::{
+    Entry, Judge, ListKind, Screened, SseScreen, Unscreenable, Withheld, error_of_client, screen_json,
+};
 pub use state::{State, state_not_found};
 pub use subject::Subject;

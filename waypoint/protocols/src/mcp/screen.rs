@@ -1,11 +1,14 @@
-//! Answers without the entries that the peer may not call: found by shape, edited in place.
+//! Answers without the entries that the peer may not call, and without what the server may not ask of it: found by shape,
+//! edited in place.
 
+use super::asks::{self, Sent, ServerAsk};
 use super::http_sse::REFUSAL;
 use super::list_changed::ListChanges;
 use super::subject::Target;
 use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
 use crate::json::{Document, Shape, Value, is_twin, quote};
 use crate::limits::Limits;
+use crate::reply::error_object;
 use crate::sse::{Cutter, Piece, TooLong, lines};
 use crate::uri::{is_canonical, is_canonical_template};
 use bytes::{Bytes, BytesMut};
@@ -13,6 +16,8 @@ use std::borrow::Cow;
 
 /// The first message of a subscription's stream (2026-07-28).
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+/// Code of a request that needs a capability which its client did not declare (2026-07-28).
+const MISSING_CAPABILITY: i32 = -32021;
 
 /// What a list is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +106,7 @@ impl Facts for Entry<'_> {
             FactKey::Tool | FactKey::Prompt | FactKey::Resource | FactKey::Task => self.target.ask(key, test),
             FactKey::Argument(_) if !matches!(self.target, Target::Tool(_) | Target::Prompt(_)) => Truth::No,
             FactKey::Argument(_) | FactKey::Session | FactKey::ProtocolVersion => Truth::NotYet,
-            FactKey::ToolHint(_) => Truth::No,
+            FactKey::ToolHint(_) | FactKey::ServerRequest | FactKey::ServerRequestHost => Truth::No,
             FactKey::A2a(_) => Truth::NotYet,
         }
     }
@@ -119,10 +124,23 @@ impl Facts for Entry<'_> {
     }
 }
 
-/// Who says which entries stay.
+/// Who says what stays.
 pub trait Judge {
     /// Whether the call that an entry offers could be allowed.
     fn keep(&mut self, entry: &Entry<'_>) -> bool;
+
+    /// Whether what the server sends of its own accord is looked at. It is, unless told.
+    fn judges_server(&self) -> bool {
+        true
+    }
+
+    /// Whether the server may ask this of its client. Nothing unless told.
+    fn may_ask(&mut self, _ask: &ServerAsk<'_>) -> bool {
+        false
+    }
+
+    /// A message of the server was taken out. A request among them waits for an answer that its client will not give.
+    fn withheld(&mut self, _message: Withheld) {}
 
     /// The URI that an `endpoint` event names (HTTP+SSE, 2024-11-05), as its client is to see it.
     ///
@@ -144,6 +162,20 @@ pub trait Judge {
     fn refusal(&mut self, _sealed: &str) -> Option<String> {
         None
     }
+}
+
+/// A message of the server that its client does not get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// What it was, from a bounded set.
+    pub name: &'static str,
+    /// Raw JSON text of its id; `None` for a notification.
+    pub id: Option<String>,
+}
+
+/// What a client answers that has no such capability; for a request that was withheld. `id` is from [`Withheld::id`].
+pub fn error_of_client(id: &str) -> String {
+    error_object(Some(id), -32601, "Method not found")
 }
 
 /// What screening did.
@@ -187,8 +219,42 @@ pub fn screen_json(
     let document =
         Document::read(body, &limits.answer()).map_err(|error| Unscreenable { name: error.name() })?;
     let mut screen = Screen { limits, judge, counts, edits: Vec::new() };
-    screen.answer(document.root())?;
-    Ok(apply(body, &screen.edits))
+    match screen.answer(document.root())? {
+        Verdict::Stays => Ok(apply(body, &screen.edits)),
+        Verdict::Goes => Err(Unscreenable { name: "server_message" }),
+    }
+}
+
+/// One message of a stream; `None` where nothing of it may go on.
+fn screen_message(
+    data: &[u8],
+    limits: &Limits,
+    judge: &mut dyn Judge,
+    counts: &mut Screened,
+) -> Result<Option<Message>, Unscreenable> {
+    if data.is_empty() {
+        return Ok(Some(Message::Unchanged));
+    }
+    let document =
+        Document::read(data, &limits.answer()).map_err(|error| Unscreenable { name: error.name() })?;
+    let mut screen = Screen { limits, judge, counts, edits: Vec::new() };
+    Ok(match screen.answer(document.root())? {
+        Verdict::Stays => Some(apply(data, &screen.edits).map_or(Message::Unchanged, Message::Changed)),
+        Verdict::Goes => None,
+    })
+}
+
+/// What is left of a message.
+enum Message {
+    Unchanged,
+    Changed(Bytes),
+}
+
+/// Whether anything of an answer goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    Goes,
 }
 
 struct Screen<'s> {
@@ -205,40 +271,137 @@ struct Edit {
     by: Cow<'static, str>,
 }
 
+/// Cuts elements out of an array, each with the comma before or after it.
+#[derive(Default)]
+struct Cut {
+    last_kept: Option<usize>,
+    denied: Option<(usize, usize)>,
+}
+
+impl Cut {
+    fn keep(&mut self, (start, end): (usize, usize), edits: &mut Vec<Edit>) {
+        if let Some((from, _)) = self.denied.take() {
+            edits.push(Edit { start: from, end: start, by: Cow::Borrowed("") });
+        }
+        self.last_kept = Some(end);
+    }
+
+    fn hide(&mut self, (start, end): (usize, usize)) {
+        self.denied = Some((self.denied.map_or(start, |(from, _)| from), end));
+    }
+
+    fn finish(self, edits: &mut Vec<Edit>) {
+        if let Some((from, end)) = self.denied {
+            edits.push(Edit { start: self.last_kept.unwrap_or(from), end, by: Cow::Borrowed("") });
+        }
+    }
+}
+
 impl Screen<'_> {
     /// One message, or an array of them: some clients take an array for a single answer.
-    fn answer(&mut self, root: Value<'_, '_>) -> Result<(), Unscreenable> {
+    fn answer(&mut self, root: Value<'_, '_>) -> Result<Verdict, Unscreenable> {
         if !root.is(Shape::Array) {
             return self.message(root);
         }
+        let mut cut = Cut::default();
         for element in root.elements() {
             if element.is(Shape::Array) {
                 return Err(Unscreenable { name: "nested_batch" });
             }
-            self.message(element)?;
+            let edits = self.edits.len();
+            match self.message(element)? {
+                Verdict::Stays => {
+                    // What is cut before it stands before what is edited in it.
+                    let inside = self.edits.split_off(edits);
+                    cut.keep(element.span(), &mut self.edits);
+                    self.edits.extend(inside);
+                }
+                Verdict::Goes => cut.hide(element.span()),
+            }
         }
-        Ok(())
+        if cut.denied.is_some() && cut.last_kept.is_none() {
+            return Ok(Verdict::Goes);
+        }
+        cut.finish(&mut self.edits);
+        Ok(Verdict::Stays)
     }
 
-    fn message(&mut self, message: Value<'_, '_>) -> Result<(), Unscreenable> {
+    fn message(&mut self, message: Value<'_, '_>) -> Result<Verdict, Unscreenable> {
         if let Some(told) = self.told_instead(message) {
             let (start, end) = message.span();
             self.edits.push(Edit { start, end, by: told.into() });
-            return Ok(());
+            return Ok(Verdict::Stays);
+        }
+        if message.members().any(|(key, _)| is_twin(&key, "result") || is_twin(&key, "method")) {
+            return Err(Unscreenable { name: "case_variant_key" });
         }
         if message.get("method").and_then(Value::as_str).as_deref() == Some(ACKNOWLEDGED)
             && let Some(params) = message.get("params")
         {
             self.judge.acknowledged(ListChanges::acknowledged(params));
         }
-        for (key, value) in message.members() {
-            if key == "result" {
-                self.result(value)?;
-            } else if is_twin(&key, "result") {
-                return Err(Unscreenable { name: "case_variant_key" });
+        if let Some(method) = message.get("method").filter(|_| self.judge.judges_server()) {
+            let name = self.not_for_client(method, message.get("params"));
+            if let Some(name) = name {
+                let id = message.get("id").map(|id| id.raw().to_owned());
+                self.judge.withheld(Withheld { name, id });
+                return Ok(Verdict::Goes);
             }
         }
-        Ok(())
+        match message.get("result") {
+            Some(result) if self.judge.judges_server() && self.asks_too_much(result) => self.replace(message),
+            Some(result) => self.result(result)?,
+            None => {}
+        }
+        Ok(Verdict::Stays)
+    }
+
+    /// Why a message of the server is not for its client, if it is not.
+    fn not_for_client(
+        &mut self,
+        method: Value<'_, '_>,
+        params: Option<Value<'_, '_>>,
+    ) -> Option<&'static str> {
+        let Some(method) = method.as_str() else { return Some("unknown_server_message") };
+        if params.is_some_and(|params| params.members().any(|(key, _)| is_twin(&key, "uri"))) {
+            return Some("case_variant_key");
+        }
+        match asks::sent(&method, params) {
+            Sent::Harmless => None,
+            Sent::Asks(asks) if asks.iter().any(|ask| self.judge.may_ask(ask)) => None,
+            Sent::Asks(_) => Some("server_request"),
+            Sent::Tells(kind, name) => {
+                let told = name.is_some_and(|name| self.keeps_named(kind, name));
+                (!told).then_some("server_notification")
+            }
+            Sent::Unknown => Some("unknown_server_message"),
+        }
+    }
+
+    /// Whether a result of 2026-07-28 asks its client for something that the server may not ask for.
+    fn asks_too_much(&mut self, result: Value<'_, '_>) -> bool {
+        if result.members().any(|(key, _)| is_twin(&key, "inputRequests")) {
+            return true;
+        }
+        let Some(requests) = result.get("inputRequests") else { return false };
+        requests.members().any(|(_, request)| {
+            let method = request.get("method").and_then(Value::as_str);
+            let twins = request.members().any(|(key, _)| is_twin(&key, "method") || is_twin(&key, "params"));
+            let ask = method.filter(|_| !twins).and_then(|method| asks::asks(&method, request.get("params")));
+            !ask.is_some_and(|ask| self.judge.may_ask(&ask))
+        })
+    }
+
+    /// An error in the place of a message: the client is asked for nothing.
+    fn replace(&mut self, message: Value<'_, '_>) {
+        self.judge.withheld(Withheld { name: "server_request", id: None });
+        let (start, end) = message.span();
+        let error = error_object(
+            message.get("id").map(Value::raw),
+            MISSING_CAPABILITY,
+            "Missing required client capability",
+        );
+        self.edits.push(Edit { start, end, by: Cow::Owned(error) });
     }
 
     fn told_instead(&mut self, message: Value<'_, '_>) -> Option<String> {
@@ -258,7 +421,7 @@ impl Screen<'_> {
                 self.state(value);
             } else if holds_list && key == "cacheScope" && value.as_str().as_deref() != Some("private") {
                 let (start, end) = value.span();
-                self.edits.push(Edit { start, end, by: "\"private\"".into() });
+                self.edits.push(Edit { start, end, by: Cow::Borrowed("\"private\"") });
             }
         }
         Ok(())
@@ -272,30 +435,23 @@ impl Screen<'_> {
         }
     }
 
-    /// Cuts the denied elements of one list, each with the comma before or after it.
+    /// Cuts the denied elements of one list.
     fn list(&mut self, kind: ListKind, list: Value<'_, '_>) -> Result<(), Unscreenable> {
         self.counts.lists += 1;
-        let mut last_kept = None;
-        let mut denied: Option<(usize, usize)> = None;
+        let mut cut = Cut::default();
         for (index, element) in list.elements().enumerate() {
             if index >= self.limits.list_items {
                 return Err(Unscreenable { name: "list_too_long" });
             }
-            let (start, end) = element.span();
             if self.keeps(kind, element) {
                 self.counts.kept += 1;
-                if let Some((from, _)) = denied.take() {
-                    self.edits.push(Edit { start: from, end: start, by: "".into() });
-                }
-                last_kept = Some(end);
+                cut.keep(element.span(), &mut self.edits);
             } else {
                 self.counts.hidden += 1;
-                denied = Some((denied.map_or(start, |(from, _)| from), end));
+                cut.hide(element.span());
             }
         }
-        if let Some((from, end)) = denied {
-            self.edits.push(Edit { start: last_kept.unwrap_or(from), end, by: "".into() });
-        }
+        cut.finish(&mut self.edits);
         Ok(())
     }
 
@@ -304,7 +460,11 @@ impl Screen<'_> {
         if element.members().any(|(key, _)| is_twin(&key, kind.name_member())) {
             return false;
         }
-        let Some(name) = element.get(kind.name_member()).and_then(Value::as_str) else { return false };
+        let name = element.get(kind.name_member()).and_then(Value::as_str);
+        name.is_some_and(|name| self.keeps_named(kind, name))
+    }
+
+    fn keeps_named(&mut self, kind: ListKind, name: Cow<'_, str>) -> bool {
         let Some(target) = kind.target(name.clone(), self.limits) else { return false };
         self.judge.keep(&Entry { kind, name, target })
     }
@@ -417,16 +577,18 @@ fn screen_event(
 ) -> Result<(), Unscreenable> {
     let (name, data) = content(event);
     let screened = match data {
-        Some(data) if name.is_empty() || name == b"message" => screen_json(&data, limits, judge, counts)?,
+        Some(data) if name.is_empty() || name == b"message" => screen_message(&data, limits, judge, counts)?,
         Some(data) if name == b"endpoint" => {
             let uri = std::str::from_utf8(&data).map_err(|_| Unscreenable { name: "endpoint_uri" })?;
-            Some(judge.endpoint(uri)?.into())
+            Some(Message::Changed(judge.endpoint(uri)?.into()))
         }
-        Some(_) | None => None,
+        Some(_) | None => Some(Message::Unchanged),
     };
     match screened {
-        Some(data) => rewrite(event, &data, out),
-        None => out.extend_from_slice(event),
+        Some(Message::Changed(data)) => rewrite(event, &data, out),
+        Some(Message::Unchanged) => out.extend_from_slice(event),
+        // With its id: who resumes before it is not sent it either.
+        None => {}
     }
     Ok(())
 }

@@ -115,7 +115,7 @@ impl Facts for Subject<'_> {
             // What a server declares of a tool is known once its tools are pinned, which is not built yet. Until then it cannot
             // be told, so that neither `values` nor `notValues` of a hint permits a call.
             FactKey::ToolHint(_) if matches!(self.target, Target::Tool(_)) => Truth::NotYet,
-            FactKey::ToolHint(_) => Truth::No,
+            FactKey::ToolHint(_) | FactKey::ServerRequest | FactKey::ServerRequestHost => Truth::No,
             // No A2A is read here: it cannot be told.
             FactKey::A2a(_) => Truth::NotYet,
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_protocols::a2a::{Binding, Request};
-use agent_protocols::mcp::{Exchange, Head, HeadKind};
+use agent_protocols::mcp::{Answering, Exchange, Head, HeadKind, ServerAsk};
 use agent_protocols::{Facts, Plain, Reply};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -23,6 +23,8 @@ use crate::snapshot::Destination;
 pub(crate) struct Asked {
     head: Arc<Inner>,
     message: Arc<Message>,
+    /// Nobody looks at what the server asks for in its answer.
+    unscreened: bool,
 }
 
 struct Inner {
@@ -96,7 +98,7 @@ impl Asked {
     ) -> Self {
         let (method, headers, target) = (parts.method.clone(), parts.headers.clone(), target.clone());
         let head = Arc::new(Inner { cx: Arc::clone(cx), method, target, headers, port });
-        Self { head, message: Arc::new(message) }
+        Self { head, message: Arc::new(message), unscreened: false }
     }
 
     /// For an answer that may last: its body, if it is kept, no longer counts as one that is being judged, and its head no longer
@@ -133,6 +135,12 @@ impl Asked {
         let settings = &self.head.cx.shared.settings;
         let exchange = Exchange::read(head, &inspected.bytes, &settings.limits.protocol()).ok()?;
         agent_protocols::mcp::limited(&exchange, at, wait, settings.deny_mode)
+    }
+
+    /// An MCP answer that is sent on as it comes.
+    pub(crate) fn unscreened(self) -> Self {
+        let unscreened = !matches!(&*self.message, Message::Plain);
+        Self { unscreened, ..self }
     }
 
     pub(crate) fn cx(&self) -> &Arc<StreamContext> {
@@ -182,6 +190,28 @@ impl Asked {
         std::future::pending::<()>().await;
     }
 
+    /// Whether the server may ask this of the client, by the newest snapshot.
+    pub(crate) fn server_may(&self, ask: &ServerAsk<'_>) -> bool {
+        self.destination()
+            .is_some_and(|destination| destination.policy.decide(&self.attributes(&destination), ask).is_ok())
+    }
+
+    /// The permit to answer the server in its client's place; `None` where the client itself may not.
+    pub(crate) fn permit_answer(&self) -> Option<Permit> {
+        let destination = self.destination()?;
+        let mut attributes = self.attributes(&destination);
+        if let Some(http) = &mut attributes.http {
+            http.method = Method::POST.as_str();
+        }
+        destination.policy.decide(&attributes, &Answering).ok()
+    }
+
+    /// Whether nobody looks for what the server may, by these policies, not ask for.
+    fn lacks_screen(&self, destination: &Destination) -> bool {
+        let may = |ask: &ServerAsk<'_>| destination.policy.decide(&self.attributes(destination), ask).is_ok();
+        self.unscreened && destination.policy.judges_server() && !ServerAsk::ALL.iter().all(may)
+    }
+
     /// Waits until a new snapshot denies what was permitted, or no longer holds the destination; or until the token that it
     /// was permitted by has ended. Cancel safe.
     pub(crate) async fn no_longer_allowed(&self) {
@@ -192,7 +222,9 @@ impl Asked {
                 changed = generations.changed() => if changed.is_err() { break },
                 () = self.token_ended() => {}
             }
-            let still = self.destination().is_some_and(|destination| self.decide(&destination).is_ok());
+            let still = self.destination().is_some_and(|destination| {
+                self.decide(&destination).is_ok() && !self.lacks_screen(&destination)
+            });
             if !still {
                 return;
             }

@@ -16,7 +16,7 @@ use crate::routing::host;
 
 /// The client's certificate, as a proxy may say it (Envoy).
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What concerns one connection only (RFC 9110 §7.6.1).

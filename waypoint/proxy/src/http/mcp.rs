@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use agent_protocols::mcp::{self, Exchange, Head, HeadKind, Revision};
+use agent_protocols::mcp::{self, Exchange, Explanation, Head, HeadKind, Revision, ServerAsk};
 use agent_protocols::{Kind, Malformed, Reply};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use waypoint_policy::{Attributes, Denial, HeadVerdict, Permit, PolicySet};
+use waypoint_policy::{Attributes, Denial, DenyReason, HeadVerdict, Permit, PolicySet};
 
 use super::asked::{self, Asked, Message};
 use super::exchange::ExchangeLog;
-use super::headers::Target;
+use super::headers::{self, Target};
 use super::http_sse::{self, Home};
 use super::inspect::{self, Inspected};
 use super::limit;
@@ -33,8 +34,8 @@ pub(crate) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id")
 pub(crate) struct Verdicts {
     /// The permit for all of it, or the first refusal.
     pub(crate) outcome: Result<Permit, Denial>,
-    /// Which messages were refused, in the order of the body.
-    pub(crate) denied: Vec<bool>,
+    /// Which messages were refused, in the order of the body, and by what.
+    pub(crate) denied: Vec<Option<DenyReason>>,
 }
 
 /// Judges every message of an exchange, and every thing that a message names. It goes as a whole or not at all.
@@ -43,7 +44,7 @@ pub(crate) fn judge(policy: &PolicySet, attributes: &Attributes<'_>, exchange: &
     let mut outcome: Option<Result<Permit, Denial>> = None;
     for message in &exchange.messages {
         let one = judge_message(policy, attributes, message);
-        denied.push(one.is_err());
+        denied.push(one.as_ref().err().map(|denial| denial.reason.clone()));
         outcome = Some(match (outcome.take(), one) {
             (None, one) => one,
             (Some(Ok(all)), Ok(one)) => Ok(all.and(one)),
@@ -98,7 +99,7 @@ pub(crate) async fn authorize(
         // Limits count messages, and what they refuse is answered by the message's id.
         HeadVerdict::ReadBody | HeadVerdict::Permit(_) if head.kind() == HeadKind::Message => {
             let limits = &cx.shared.settings.limits;
-            let inspected = inspect::read(body, &cx.shared.inspection, limits).await?;
+            let inspected = inspect::read(body, &cx.shared.inspection, limits).await.map_err(unread)?;
             let (kept, queried) = (head.clone(), enter_by_query(cx, destination, parts, target, log)?);
             let judged = by_body(cx, destination, parts, target, head, queried.clone(), inspected, log);
             match (judged, queried) {
@@ -226,11 +227,7 @@ fn by_body(
     let verdicts = judge(&destination.policy, &attributes, &exchange);
     let permit = log.decided(verdicts.outcome).map_err(|refusal| {
         let access = destination.policy.any_access(&attributes);
-        let reply = if access {
-            mcp::refuse(&exchange, &verdicts.denied, cx.shared.settings.deny_mode)
-        } else {
-            mcp::no_access()
-        };
+        let reply = if access { worded(cx, parts, &exchange, &verdicts.denied) } else { mcp::no_access() };
         Refused::worded(refusal, reply)
     })?;
     limit::take(cx, destination, &attributes, &limit::messages(&exchange), log).map_err(|limited| {
@@ -239,22 +236,55 @@ fn by_body(
         limit::refused(limited, reply)
     })?;
     let id = first_id.map(str::to_owned);
+    let may_ask = |ask: &ServerAsk<'_>| destination.policy.decide(&attributes, ask).is_ok();
+    let all = !destination.policy.judges_server() || ServerAsk::ALL.iter().all(may_ask);
     let lists = exchange.asks_for_list() || exchange.listens();
     let screening = match state::Called::of(&exchange) {
         _ if lists => Screening::Lists(id.clone()),
+        called if !all => Screening::Server(id.clone(), called),
         Some(called) => Screening::Call(called),
         None => Screening::None,
     };
     let own = holder(cx, destination, target.token.as_deref());
     let stateful = state::open(&cx.shared.sessions, &own, &exchange, &inspected.bytes).map_err(malformed)?;
+    let told = stateful.as_ref().unwrap_or(&inspected.bytes);
+    let stripped = if all { None } else { stripped(&destination.policy, &attributes, told, &limits) };
     mcp::sanitize(&mut parts.headers, Some(&exchange));
     let pick = pinned(session.as_ref());
-    let body = match stateful {
+    let body = match stripped.or(stateful) {
         Some(body) => http_sse::replace_body(&mut parts.headers, body),
         None => Body::full(inspected.bytes.clone()),
     };
     let asked = Asked::new(cx, parts, target, destination.port, Message::Body(head, inspected));
     Ok(Judged { permit, asked: Some(asked), body, pick, screening, lifecycle: false, session, id })
+}
+
+/// The message without the capabilities that its server may not use, if it tells of one.
+fn stripped(
+    policy: &PolicySet,
+    attributes: &Attributes<'_>,
+    body: &[u8],
+    limits: &agent_protocols::Limits,
+) -> Option<Bytes> {
+    mcp::strip_capabilities(body, limits, &mut |ask| policy.might_allow(attributes, ask))
+}
+
+/// A refusal by policy as the operator wants it to look.
+fn worded(
+    cx: &StreamContext,
+    parts: &Parts,
+    exchange: &Exchange<'_>,
+    denied: &[Option<DenyReason>],
+) -> Reply {
+    let request_id =
+        parts.headers.get(headers::REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let explain = |index: usize| {
+        let reason = denied.get(index)?.as_ref()?;
+        let (policy, name) = (reason.decided_by(), reason.name());
+        Some(Explanation { policy, reason: name, request_id: request_id.to_owned() })
+    };
+    let refused: Vec<bool> = denied.iter().map(Option::is_some).collect();
+    mcp::refuse_explaining(exchange, &refused, cx.shared.settings.deny_mode, &explain)
 }
 
 /// A session that the request belongs to.
@@ -314,6 +344,14 @@ pub(crate) fn holder(cx: &StreamContext, destination: &Destination, token: Optio
     Holder { service, principal: cx.peer.id().cloned(), user: token.map(Verified::user) }
 }
 
+/// A body that could not be read. One that is too large is refused in the words of the protocol.
+fn unread(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::TooLargeToInspect { .. } => Refused::worded(refusal, mcp::too_large()),
+        other => other.into(),
+    }
+}
+
 fn malformed(malformed: Malformed) -> Refused {
     let reply: Reply = malformed.reply();
     Refused::worded(Refusal::Malformed(malformed), reply)
@@ -333,6 +371,7 @@ pub(crate) fn kind_name(kind: Kind) -> &'static str {
         Kind::List => "list",
         Kind::Lifecycle => "lifecycle",
         Kind::Response => "response",
+        Kind::ServerRequest => "server_request",
         Kind::Plain => "plain",
     }
 }

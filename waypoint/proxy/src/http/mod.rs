@@ -4,6 +4,7 @@ pub(crate) mod a2a;
 pub(crate) mod affinity;
 mod agent_screen;
 pub(crate) mod answer;
+mod answering;
 pub(crate) mod asked;
 pub(crate) mod cors;
 pub(crate) mod exchange;

@@ -12,6 +12,7 @@ use waypoint_policy::{Permit, Reads};
 
 use super::a2a::{self, Agent};
 use super::affinity::{self, Affinity};
+use super::answering::Answering;
 use super::asked::{self, Asked, Message};
 use super::cors::{self, Crossing};
 use super::exchange::ExchangeLog;
@@ -54,6 +55,9 @@ pub(crate) enum Screening {
     /// An answer in which the server may give its client a state. What cannot be read in it passes as it is: a state that was not
     /// sealed does not come back.
     Call(Called),
+    /// A call (with this JSON-RPC id, and what a state is given for) in whose answer the server may not ask for everything that it might: what it may not is
+    /// taken out, or the answer is withheld.
+    Server(Option<String>, Option<Called>),
     /// A stream of the server's own: list results on it are filtered by their shape.
     Stream,
     /// An agent was asked over A2A: what it tells of is the peer's, or withheld.
@@ -269,6 +273,8 @@ async fn send(
     let broken = |_invalid| Refusal::BrokenRoute(Arc::clone(&route.name));
     route.apply(&mut parts, &facts).map_err(broken)?;
     let changes = table::settle(&route.response_headers, &facts, &parts.headers).map_err(broken)?;
+    let answers = judged.screening != Screening::None && destination.policy.judges_server();
+    let answering = answers.then(|| Answering::of(&parts, &route.cluster, &judged.pick, version)).flatten();
     let mut request = Request::from_parts(parts, judged.body);
     if !asks_upgrade {
         let mirrors = &route.policy.mirrors;
@@ -314,7 +320,12 @@ async fn send(
         }
         asked = asked.map(Asked::for_long);
     }
-    let response = screen::apply(response, &judged.screening, asked.as_ref(), home, log).await?;
+    let answering =
+        answering.map(|answering| answering.to(chosen.as_ref().map(|chosen| &chosen.workload.uid)));
+    let response = screen::apply(response, &judged.screening, asked.as_ref(), home, answering, log).await?;
+    if judged.screening == Screening::None {
+        asked = asked.map(Asked::unscreened);
+    }
     Ok(watched::watch(response, asked, log.deadline(route.timeout)))
 }
 

@@ -4,7 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use agent_protocols::mcp::{self as protocol, Entry, Judge, ListChanges, Screened, SseScreen, Unscreenable};
+use agent_protocols::mcp::{
+    self as protocol, Entry, Judge, ListChanges, Screened, ServerAsk, SseScreen, Unscreenable, Withheld,
+};
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -13,6 +15,7 @@ use http_body_util::BodyExt;
 
 use super::agent_screen;
 use super::answer::{is_event_stream, is_json};
+use super::answering::Answering;
 use super::asked::Asked;
 use super::exchange::ExchangeLog;
 use super::http_sse::{self, Home};
@@ -37,29 +40,32 @@ pub(crate) async fn apply(
     screening: &Screening,
     asked: Option<&Asked>,
     home: Option<Home>,
+    answering: Option<Answering>,
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, Refused> {
     let Some(asked) = asked.filter(|_| *screening != Screening::None) else { return Ok(response) };
     let id = match screening {
         Screening::Agent(agent) => return agent_screen::apply(response, agent, asked, log).await,
-        Screening::Lists(id) => id.as_deref(),
+        Screening::Lists(id) | Screening::Server(id, _) => id.as_deref(),
         Screening::None | Screening::Stream | Screening::Call(_) => None,
     };
 
     let lists = (*screening == Screening::Stream).then(ListChanges::all);
     let called = match screening {
         Screening::Call(called) => Some(called.clone()),
+        Screening::Server(_, called) => called.clone(),
         Screening::None | Screening::Lists(_) | Screening::Stream | Screening::Agent(_) => None,
     };
-    let screened = match called {
-        Some(_) => call(response, asked, Told { home, called, lists }, log).await,
-        None => screen(response, asked, Told { home, called, lists }, log).await,
+    let lenient = matches!(screening, Screening::Call(_));
+    let told = Told { home, called, lists, lenient, answering };
+    let screened = match lenient {
+        true => call(response, asked, told, log).await,
+        false => screen(response, asked, told, log).await,
     };
     screened.map_err(|name| Refused::worded(Refusal::Unscreenable(name), protocol::unscreenable(id)))
 }
 
 /// What an answer tells of beside lists.
-#[derive(Default)]
 struct Told {
     /// `None`: no handle is sealed or opened.
     home: Option<Home>,
@@ -67,6 +73,10 @@ struct Told {
     called: Option<Called>,
     /// The lists whose changes are told.
     lists: Option<ListChanges>,
+    /// Only a state is looked for, and what cannot be read passes as it is.
+    lenient: bool,
+    /// `None`: no policy refuses a server anything, or its clients answer nothing.
+    answering: Option<Answering>,
 }
 
 async fn screen(
@@ -82,7 +92,7 @@ async fn screen(
         return Ok(stream(response, asked, told, log));
     }
     if is_json(&response) {
-        return list(response, asked, log).await;
+        return list(response, asked, &told, log).await;
     }
     if response.status() == StatusCode::ACCEPTED {
         return Ok(acknowledged(response)); // Some servers say so in words.
@@ -160,14 +170,15 @@ pub(super) fn is_identity(headers: &HeaderMap) -> bool {
 async fn list(
     response: Response<Body>,
     asked: &Asked,
+    told: &Told,
     log: &mut ExchangeLog,
 ) -> Result<Response<Body>, &'static str> {
     let limits = &asked.cx().shared.settings.limits;
     let (mut parts, body) = response.into_parts();
     let (bytes, None) = read(body, limits.screened_list).await? else { return Err("list_too_large") };
-    let none = Told::default();
-    let (mut sieve, mut counts) = (Sieve::new(asked, &none), Screened::default());
+    let (mut sieve, mut counts) = (Sieve::new(asked, told), Screened::default());
     let changed = protocol::screen_json(&bytes, &limits.protocol(), &mut sieve, &mut counts);
+    sieve.settle();
     let changed = changed.map_err(|Unscreenable { name }| name)?;
     log.passing().screened(counts);
     log.listed(&sieve.names);
@@ -204,7 +215,7 @@ fn stream(response: Response<Body>, asked: &Asked, told: Told, log: &ExchangeLog
     rewritten(&mut parts.headers);
     let screened = ScreenedStream {
         body,
-        screen: if told.called.is_some() { SseScreen::lenient(limits) } else { SseScreen::new(limits) },
+        screen: if told.lenient { SseScreen::lenient(limits) } else { SseScreen::new(limits) },
         asked: asked.clone(),
         changes: told.lists.as_ref().map(|lists| Changes::new(asked, lists)),
         told,
@@ -220,11 +231,22 @@ struct Sieve<'a> {
     told: &'a Told,
     acknowledged: Option<ListChanges>,
     names: Vec<String>,
+    withheld: Vec<Withheld>,
 }
 
 impl<'a> Sieve<'a> {
     fn new(asked: &'a Asked, told: &'a Told) -> Self {
-        Self { asked, told, acknowledged: None, names: Vec::new() }
+        Self { asked, told, acknowledged: None, names: Vec::new(), withheld: Vec::new() }
+    }
+
+    /// Counts what the server sent and its client does not get, and answers what it asked for.
+    fn settle(&mut self) {
+        for message in std::mem::take(&mut self.withheld) {
+            self.asked.cx().shared.telemetry.refused(message.name);
+            if let (Some(answering), Some(id)) = (&self.told.answering, &message.id) {
+                answering.refuse(self.asked, id);
+            }
+        }
     }
 }
 
@@ -251,6 +273,18 @@ impl Judge for Sieve<'_> {
     fn refusal(&mut self, sealed: &str) -> Option<String> {
         http_sse::open_refusal(&self.asked.cx().shared.sessions, &self.told.home.as_ref()?.holder, sealed)
     }
+
+    fn judges_server(&self) -> bool {
+        !self.told.lenient
+    }
+
+    fn may_ask(&mut self, ask: &ServerAsk<'_>) -> bool {
+        self.asked.server_may(ask)
+    }
+
+    fn withheld(&mut self, message: Withheld) {
+        self.withheld.push(message);
+    }
 }
 
 /// An event stream, filtered event by event.
@@ -276,7 +310,9 @@ impl ScreenedStream {
 
     fn filter(&mut self, chunk: &[u8]) -> Result<Bytes, Unscreenable> {
         let (mut sieve, mut counts) = (Sieve::new(&self.asked, &self.told), Screened::default());
-        let out = self.screen.push(chunk, &mut sieve, &mut counts)?;
+        let out = self.screen.push(chunk, &mut sieve, &mut counts);
+        sieve.settle();
+        let out = out?;
         let acknowledged = sieve.acknowledged.take();
         let (telemetry, names) = (&self.asked.cx().shared.telemetry, std::mem::take(&mut sieve.names));
         if let Some(destination) = self.asked.destination().filter(|_| !names.is_empty()) {
