@@ -216,8 +216,9 @@ async fn a_queue_of_one_update_holds_istiod_up() -> Result<()> {
     let waypoint = namespace.waypoint("portcullis").await?;
     let scrape = waypoint.metrics().await?;
     let waited = scrape.sum("portcullis_limit_hits_total", &[("limit", "xds_queue")]);
-    // One for each type at least, and it is ready: the first configuration waited for all of them.
-    ensure!(waited >= 4.0, "istiod waited {waited} times");
+    // An update that is not served yet fills a queue of one. How many come before the scrape is istiod's affair: it may answer
+    // for several types at once. The waypoint is ready, so the first configuration came whole all the same.
+    ensure!(waited >= 1.0, "istiod waited {waited} times");
     Ok(())
 }
 
