@@ -416,6 +416,16 @@ fn a_comment_does_not_wait() {
     assert_eq!(screen.push(b"\n: ka\n", &mut judge, &mut counts).unwrap(), "\n: ka\n");
 }
 
+#[test]
+fn the_end_of_a_withheld_event_goes_with_it_wherever_it_is_cut() {
+    let withheld = "data: {\"jsonrpc\":\"2.0\",\"method\":\"nobody/knows\"}\r\n\r\n";
+    let whole = format!("{withheld}\n: ka\n");
+    for at in 0..=whole.len() {
+        let (first, second) = whole.as_bytes().split_at(at);
+        assert_eq!(stream(&[first, second]), ("\n: ka\n".to_owned(), None), "cut at {at}");
+    }
+}
+
 fn entry() -> impl Strategy<Value = Value> {
     let name = prop_oneof!["[a-c]{1,3}", Just("bad".to_owned()), Just("very bad \"x\"".to_owned())];
     prop_oneof![

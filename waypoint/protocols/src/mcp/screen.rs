@@ -503,12 +503,21 @@ pub struct SseScreen {
     /// What cannot be read passes as it is.
     lenient: bool,
     passes: bool,
+    /// The last event was withheld and ended in CR: an LF that comes next belongs to it.
+    withheld_cr: bool,
 }
 
 impl SseScreen {
     /// Screens one stream from its beginning.
     pub fn new(limits: Limits) -> Self {
-        Self { cutter: Cutter::new(limits.sse_event), limits, failed: None, lenient: false, passes: false }
+        Self {
+            cutter: Cutter::new(limits.sse_event),
+            limits,
+            failed: None,
+            lenient: false,
+            passes: false,
+            withheld_cr: false,
+        }
     }
 
     /// As [`SseScreen::new`], for a stream on which nothing is hidden for sure: an event that cannot be read passes as it is, and
@@ -550,12 +559,18 @@ impl SseScreen {
         loop {
             match self.cutter.next() {
                 Ok(None) => return Ok(out.freeze()),
-                Ok(Some(Piece::Passing(bytes))) => out.extend_from_slice(bytes),
+                Ok(Some(Piece::Passing(bytes))) => {
+                    if !std::mem::take(&mut self.withheld_cr) || bytes != b"\n" {
+                        out.extend_from_slice(bytes);
+                    }
+                }
                 Ok(Some(Piece::Event(event))) => {
+                    let before = out.len();
                     match screen_event(event, &self.limits, judge, counts, &mut out) {
                         Err(_) if self.lenient => out.extend_from_slice(event),
                         screened => screened?,
                     }
+                    self.withheld_cr = out.len() == before && event.ends_with(b"\r");
                 }
                 Err(TooLong) if self.lenient => {
                     self.passes = true;
