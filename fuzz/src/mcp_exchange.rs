@@ -37,7 +37,12 @@ fuzz_target!(|input: &[u8]| {
     let Ok(head) = Head::read(&head(*choice)) else { return };
     let Ok(exchange) = Exchange::read(&head, body, &Limits::default()) else { return };
 
-    let lenient: Value = serde_json::from_slice(body).expect("strictly read, so it is JSON");
+    let lenient: Value = match serde_json::from_slice(body) {
+        Ok(lenient) => lenient,
+        // JSON by its grammar (RFC 8259 §6), but beyond what this reader's numbers hold.
+        Err(error) if error.to_string().starts_with("number out of range") => return,
+        Err(error) => panic!("strictly read, so it is JSON: {error}"),
+    };
     let messages = if exchange.batch {
         lenient.as_array().expect("a batch is an array").as_slice()
     } else {
