@@ -34,7 +34,7 @@ fn head(choice: u8) -> Parts {
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, body)) = input.split_first() else { return };
-    let Ok(head) = Head::read(&head(*choice)) else { return };
+    let Ok(head) = Head::read(&head(*choice), &Limits::default()) else { return };
     let Ok(exchange) = Exchange::read(&head, body, &Limits::default()) else { return };
 
     let lenient: Value = match serde_json::from_slice(body) {

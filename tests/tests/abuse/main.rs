@@ -20,6 +20,7 @@ mod http_sse;
 mod json;
 mod lists;
 mod methods;
+mod origins;
 mod records;
 mod refusals;
 mod resources;

@@ -127,3 +127,101 @@ pub(crate) async fn a_body_that_is_too_large_to_keep_is_not_sent_again() -> Resu
     }
     Ok(running)
 }
+
+/// The first body runs at the bound, the second is refused beyond it.
+async fn bounded(settings: &str, bodies: [String; 2]) -> Result<Running> {
+    let (running, app) = judged(settings, |_| upstream::text(StatusCode::OK, "{}")).await?;
+    let mut tunnel = running.tunnel(HTTP).await?;
+    for (body, status, seen) in [(&bodies[0], 200, 1), (&bodies[1], 400, 0)] {
+        app.forget();
+        let head = begun(body.len());
+        let head = head.strip_suffix('{').unwrap_or(&head);
+        let reply = raw(&mut tunnel, &[head.as_bytes(), body.as_bytes()]).await?;
+        assert_eq!((reply.status(), app.seen().len()), (status, seen), "{body}: {reply:?}");
+    }
+    Ok(running)
+}
+
+/// A call with these arguments, as text.
+fn text(name: &str, arguments: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}}}"#
+    )
+}
+
+pub(crate) async fn a_body_that_is_too_deep_is_400() -> Result<Running> {
+    let bodies = [r#"{"a":[[]]}"#, r#"{"a":[[[]]]}"#].map(|arguments| text("alpha", arguments));
+    bounded("json_depth: 5\n", bodies).await
+}
+
+pub(crate) async fn a_body_of_too_many_members_is_400() -> Result<Running> {
+    // Six members stand before the elements, with that of the array itself seven.
+    let of = |count: usize| text("alpha", &format!(r#"{{"a":[{}]}}"#, vec!["1"; count].join(",")));
+    bounded("json_members: 20\n", [of(13), of(14)]).await
+}
+
+pub(crate) async fn a_key_that_is_too_long_is_400() -> Result<Running> {
+    let of = |length: usize| text("alpha", &format!(r#"{{"{}":1}}"#, "k".repeat(length)));
+    bounded("json_key: 64\n", [of(64), of(65)]).await
+}
+
+pub(crate) async fn a_batch_that_is_too_long_is_400() -> Result<Running> {
+    let of = |count: usize| {
+        let pings = (0..count).map(|id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
+        format!("[{}]", pings.collect::<Vec<_>>().join(","))
+    };
+    bounded("batch_messages: 3\n", [of(3), of(4)]).await
+}
+
+pub(crate) async fn a_name_that_is_too_long_is_400() -> Result<Running> {
+    bounded("name_length: 5\n", [text("alpha", "{}"), text("alphas", "{}")]).await
+}
+
+pub(crate) async fn too_many_parameters_are_431() -> Result<Running> {
+    let (running, app) = judged("parameter_headers: 2\n", ok).await?;
+    let client = Client::http1(running.tunnel(HTTP).await?).await?;
+    for (count, status) in [(2, StatusCode::OK), (3, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)] {
+        app.forget();
+        let mut request = post_json("/mcp", "app", &call(1))?;
+        for n in 0..count {
+            let name = http::HeaderName::try_from(format!("mcp-param-{n}"))?;
+            request.headers_mut().insert(name, http::HeaderValue::from_static("x"));
+        }
+        assert_eq!(client.send(request).await?.status, status);
+        assert_eq!(app.seen().len(), usize::from(status == StatusCode::OK));
+    }
+    Ok(running)
+}
+
+pub(crate) async fn one_more_stream_of_an_identity_is_429() -> Result<Running> {
+    let kept = std::sync::Mutex::new(Vec::new());
+    let script = move |_: &Seen| {
+        let (sender, stream) = upstream::open_events();
+        kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sender);
+        stream
+    };
+    let (running, _app) = judged("peer_event_streams: 1\n", script).await?;
+    let get = || http::Request::get("/mcp").header("host", "app").header("accept", "text/event-stream");
+    let first = Client::http1(running.tunnel(HTTP).await?).await?;
+    let held = first.open(get().body(portcullis_tests::http::empty())?).await?;
+    let second = Client::http1(running.tunnel(HTTP).await?).await?;
+    let reply = second.send(get().body(portcullis_tests::http::empty())?).await?;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    drop((held, first));
+    portcullis_tests::wait::until_async("its place is free again", async || {
+        let again = Client::http1(running.tunnel(HTTP).await?).await?;
+        let answer = again.open(get().body(portcullis_tests::http::empty())?).await?;
+        Ok((answer.status() == StatusCode::OK).then_some(()))
+    })
+    .await?;
+    Ok(running)
+}
+
+pub(crate) async fn a_list_of_too_many_entries_is_withheld() -> Result<Running> {
+    let script = |seen: &Seen| upstream::result(seen, &tools());
+    let (running, _app) = judged("list_entries: 49\n", script).await?;
+    let client = Client::http1(running.tunnel(HTTP).await?).await?;
+    let reply = client.send(post_json("/mcp", "app", &list())?).await?;
+    assert!(reply.text().contains("error") && !reply.text().contains("secret"), "{reply:?}");
+    Ok(running)
+}

@@ -74,6 +74,14 @@ bounds! {
     inspected_body: bodies::a_body_that_is_too_large_to_judge_is_413;
     inspected_total: bodies::more_bodies_than_may_be_held_are_503;
     inspection_timeout: bodies::a_body_that_does_not_come_is_408;
+    json_depth: bodies::a_body_that_is_too_deep_is_400;
+    json_members: bodies::a_body_of_too_many_members_is_400;
+    json_key: bodies::a_key_that_is_too_long_is_400;
+    batch_messages: bodies::a_batch_that_is_too_long_is_400;
+    name_length: bodies::a_name_that_is_too_long_is_400;
+    parameter_headers: bodies::too_many_parameters_are_431;
+    peer_event_streams: bodies::one_more_stream_of_an_identity_is_429;
+    list_entries: bodies::a_list_of_too_many_entries_is_withheld;
     screened_list: bodies::a_list_that_is_too_large_is_withheld;
     sse_event: bodies::an_event_that_is_too_large_is_withheld;
     retry_replay: bodies::a_body_that_is_too_large_to_keep_is_not_sent_again;

@@ -18,6 +18,8 @@ pub struct Limits {
     pub batch: usize,
     /// Name of a tool or prompt, in bytes. Default 256. Beyond it: 400 `-32602`.
     pub name: usize,
+    /// `Mcp-Param-*` headers of one request. Default 64. Beyond it: 431.
+    pub parameters: usize,
     /// One answer that is screened, in bytes. Default 8 MiB. Beyond it the answer is not sent.
     pub list: usize,
     /// Entries of one list in an answer. Default 10,000. Beyond it the answer is not sent.
@@ -39,6 +41,7 @@ impl Default for Limits {
             key: 1 << 10,
             batch: 100,
             name: 256,
+            parameters: 64,
             list: 8 << 20,
             list_items: 10_000,
             list_members: 1_000_000,

@@ -164,7 +164,7 @@ fn ambiguous_json_is_never_read() {
         ("name is a number", call(r#"{"name":1}"#).into_bytes(), params("bad_name")),
         ("empty name", call(r#"{"name":""}"#).into_bytes(), params("bad_name")),
         ("name at the bound", call(&format!(r#"{{"name":"{}"}}"#, "a".repeat(256))).into_bytes(), Calls(Box::leak("a".repeat(256).into_boxed_str()))),
-        ("name beyond the bound", call(&format!(r#"{{"name":"{}"}}"#, "a".repeat(257))).into_bytes(), params("bad_name")),
+        ("name beyond the bound", call(&format!(r#"{{"name":"{}"}}"#, "a".repeat(257))).into_bytes(), params("name_too_long")),
         ("line feed in a name", call(r#"{"name":"a\n"}"#).into_bytes(), params("bad_name")),
         ("C1 control in a name", call("{\"name\":\"a\u{85}\"}").into_bytes(), params("bad_name")),
         ("arguments array", call(r#"{"name":"a","arguments":[]}"#).into_bytes(), params("arguments_not_an_object")),
@@ -512,7 +512,7 @@ fn heads_that_hide_a_body_are_refused() {
             Some(("resume_without_session", 400)),
         ),
     ] {
-        let read = Head::read(&parts(method, uri, headers));
+        let read = Head::read(&parts(method, uri, headers), &Limits::default());
         let told = read.as_ref().err().map(|m| (m.name, m.status.as_u16()));
         assert_eq!(told, refused, "{row}");
     }
@@ -540,12 +540,15 @@ fn a_head_is_lifecycle_only_if_it_looks_like_one() {
         ("DELETE", &[], HeadKind::Plain, Kind::Plain),
         ("OPTIONS", &[], HeadKind::Plain, Kind::Plain),
     ] {
-        let head = Head::read(&parts(method, "/mcp", headers)).unwrap();
+        let head = Head::read(&parts(method, "/mcp", headers), &Limits::default()).unwrap();
         assert_eq!(head.kind(), kind, "{method} {headers:?}");
         assert_eq!(head.facts().kind(), facts, "{method} {headers:?}");
     }
-    let head = Head::read(&parts("GET", "/mcp", &[stream, session, ("mcp-protocol-version", "2025-06-18")]))
-        .unwrap();
+    let head = Head::read(
+        &parts("GET", "/mcp", &[stream, session, ("mcp-protocol-version", "2025-06-18")]),
+        &Limits::default(),
+    )
+    .unwrap();
     let facts = head.facts();
     assert_eq!(ask(&*facts, "session", "s1"), Truth::Yes);
     assert_eq!(ask(&*facts, "protocol_version", "2025-06-18"), Truth::Yes);

@@ -12,8 +12,9 @@ use waypoint_policy::{Attributes, Destination, Source};
 
 use crate::drain::DrainWatch;
 use crate::handles::Handles;
+use crate::peers::Peers;
 use crate::rates::Rates;
-use crate::sessions::Sessions;
+use crate::sessions::{Holder, Sessions};
 use crate::settings::Settings;
 use crate::snapshot::{ConfigCell, Snapshot};
 use crate::telemetry::{SourceRecord, Telemetry};
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) handles: Handles,
     /// What rate and concurrency limits have counted.
     pub(crate) rates: Rates,
+    /// Event streams of servers' own that each identity has open to each service.
+    pub(crate) event_streams: Peers<Holder>,
     /// Bodies held for judging, in KiB (`inspected_total`).
     pub(crate) inspection: Arc<Semaphore>,
     /// Bodies kept while their answers stream, in KiB: another quarter of `inspected_total`.

@@ -44,6 +44,22 @@ pub struct Limits {
     /// Time for a client to send a body that is to be judged.
     #[serde(with = "Millis")]
     pub inspection_timeout: Duration,
+    /// Nesting of objects and arrays in a body that is judged, and in an answer that is filtered; beyond it 400.
+    pub json_depth: usize,
+    /// Object members and array elements of a body that is judged, all levels together; beyond it 400.
+    pub json_members: usize,
+    /// Object key of such a body as written, in bytes; beyond it 400.
+    pub json_key: usize,
+    /// Messages of one batch, and URIs of one subscription; beyond it 400.
+    pub batch_messages: usize,
+    /// Name of a tool or prompt, in bytes; beyond it 400.
+    pub name_length: usize,
+    /// `Mcp-Param-*` headers of one request; beyond it 431.
+    pub parameter_headers: usize,
+    /// Event streams of servers' own (GET) that one identity has open to one service; beyond it 429.
+    pub peer_event_streams: usize,
+    /// Entries of one list that is filtered; beyond it the answer is refused.
+    pub list_entries: usize,
     /// Largest list answer that is filtered; beyond it the answer is refused, never passed unfiltered.
     pub screened_list: usize,
     /// Largest event of a filtered event stream. A list answer comes as one event, so not under `screened_list`.
@@ -130,6 +146,14 @@ impl Default for Limits {
             inspected_body: 4 << 20,
             inspected_total: 128 << 20,
             inspection_timeout: Duration::from_secs(30),
+            json_depth: 64,
+            json_members: 100_000,
+            json_key: 1 << 10,
+            batch_messages: 100,
+            name_length: 256,
+            parameter_headers: 64,
+            peer_event_streams: 10_000,
+            list_entries: 10_000,
             screened_list: 4 << 20,
             sse_event: 4 << 20,
             retry_replay: 64 << 10,
@@ -165,6 +189,13 @@ impl Limits {
     pub(crate) fn protocol(&self) -> agent_protocols::Limits {
         agent_protocols::Limits {
             body: self.inspected_body,
+            depth: self.json_depth,
+            members: self.json_members,
+            key: self.json_key,
+            batch: self.batch_messages,
+            name: self.name_length,
+            parameters: self.parameter_headers,
+            list_items: self.list_entries,
             list: self.screened_list,
             sse_event: self.sse_event,
             ..agent_protocols::Limits::default()

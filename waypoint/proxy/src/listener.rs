@@ -80,6 +80,7 @@ impl Proxy {
             handles: Handles::new(limits, telemetry.hits()),
             sessions: Sessions::new(&settings.session_keys, limits, telemetry.hits()),
             rates: Rates::new(limits, limit_services, telemetry.hits()),
+            event_streams: Peers::default(),
             inspection: Arc::new(Semaphore::new(limits.inspected_total >> 10)),
             kept: Arc::new(Semaphore::new(limits.inspected_total >> 12)),
             config,

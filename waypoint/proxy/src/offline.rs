@@ -175,7 +175,7 @@ fn judge_mcp(
     parts: &Parts,
     body: &[u8],
 ) -> (Judged, Answer) {
-    let head = match Head::read(parts) {
+    let head = match Head::read(parts, &Limits::default().protocol()) {
         Ok(head) => head,
         Err(malformed) => return (Judged::McpHead, malformed.into()),
     };

@@ -1,46 +1,55 @@
-//! How many connections each identity has open, so that no one takes the place of all others.
+//! How many connections each identity has open, and how many event streams to each service, so that no one takes the place of all
+//! others.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use spiffe_id::SpiffeId;
 
-/// Counts by identity. Locked when a connection comes and when it goes, never across an await.
-#[derive(Default)]
-pub(crate) struct Peers(Arc<Mutex<HashMap<SpiffeId, usize>>>);
+type Counts<K> = Arc<Mutex<HashMap<K, usize>>>;
 
-impl Peers {
-    /// A place for one more connection of this identity; `None` where it has `most`.
-    pub(crate) fn take(&self, peer: &SpiffeId, most: usize) -> Option<Place> {
+/// Counts by who holds them. Locked when one comes and when it goes, never across an await.
+pub(crate) struct Peers<K = SpiffeId>(Counts<K>);
+
+impl<K> Default for Peers<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Peers<K> {
+    /// A place for one more of this holder; `None` where it has `most`.
+    pub(crate) fn take(&self, holder: &K, most: usize) -> Option<Place<K>> {
         let mut open = lock(&self.0);
-        let count = open.entry(peer.clone()).or_default();
+        let count = open.entry(holder.clone()).or_default();
         if *count >= most {
             return None;
         }
         *count += 1;
-        Some(Place { peers: Arc::clone(&self.0), peer: peer.clone() })
+        Some(Place { peers: Arc::clone(&self.0), holder: holder.clone() })
     }
 }
 
-/// One connection of an identity; counted until it is dropped.
-pub(crate) struct Place {
-    peers: Arc<Mutex<HashMap<SpiffeId, usize>>>,
-    peer: SpiffeId,
+/// One of a holder's; counted until it is dropped.
+pub(crate) struct Place<K: Eq + Hash = SpiffeId> {
+    peers: Counts<K>,
+    holder: K,
 }
 
-impl Drop for Place {
+impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = lock(&self.peers).entry(self.peer.clone()) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        let mut open = lock(&self.peers);
+        if let Some(count) = open.get_mut(&self.holder) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.holder);
             }
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<K>(mutex: &Mutex<HashMap<K, usize>>) -> MutexGuard<'_, HashMap<K, usize>> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -88,6 +88,20 @@ pub enum Refusal {
     Timeout,
 }
 
+/// The setting behind a bound of the protocol reader.
+fn of_reading(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "too_deep" => "json_depth",
+        "too_many_members" => "json_members",
+        "key_too_long" => "json_key",
+        "batch_too_long" | "too_many_subscriptions" => "batch_messages",
+        "name_too_long" => "name_length",
+        "too_many_parameters" => "parameter_headers",
+        "too_many_streams" => "peer_event_streams",
+        _ => return None,
+    })
+}
+
 /// Envoy's word (*Response code details* of its documentation), and the causes where it leaves room for them.
 fn of_upstream(error: &UpstreamError) -> String {
     let reset = |reason: &str| format!("upstream_reset_before_response_started{{{reason}}}");
@@ -219,6 +233,8 @@ impl Refusal {
             Self::InspectionBusy => Some("inspected_total"),
             Self::BodyTooSlow => Some("inspection_timeout"),
             Self::Unscreenable("list_too_large") => Some("screened_list"),
+            Self::Unscreenable("list_too_long") => Some("list_entries"),
+            Self::Malformed(malformed) => of_reading(malformed.name()),
             // Bounds towards endpoints are counted there, at every attempt.
             _no_bound => None,
         }

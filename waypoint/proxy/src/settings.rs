@@ -3,6 +3,7 @@
 use agent_protocols::mcp::DenyMode;
 
 use crate::limits::Limits;
+use crate::origin::WebOrigin;
 use crate::telemetry::LoggedArgument;
 
 /// Settings of one data plane. `Default` is the documented default.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub push_hosts: Vec<String>,
     /// A task of an agent that nobody is known to have made is its first caller's, and not refused.
     pub adopt_tasks: bool,
+    /// Origins of pages that may talk to MCP servers; a request of any other is refused, whoever sends it.
+    pub origins: Vec<WebOrigin>,
     /// Keys that seal session ids: the first seals, all open. Empty: a bounded table of this process.
     pub session_keys: Vec<[u8; 32]>,
 }

@@ -92,6 +92,7 @@ pub fn launch(args: &RunArgs) -> Result<Launch, ConfigError> {
                 log_arguments: args.log_arguments.clone(),
                 push_hosts: args.push_hosts.clone(),
                 adopt_tasks: args.adopt_tasks,
+                origins: args.origins.clone(),
                 session_keys: keys,
             },
             locality: args.locality.clone().unwrap_or_default(),

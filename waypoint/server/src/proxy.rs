@@ -81,6 +81,7 @@ fn start(args: &WaypointArgs, bootstrap: Bootstrap, limits: Limits, session_keys
             log_arguments: args.log_arguments.clone(),
             push_hosts: args.push_hosts.clone(),
             adopt_tasks: args.adopt_tasks,
+            origins: args.origins.clone(),
             session_keys,
         },
         // istiod tells it with our own workload.

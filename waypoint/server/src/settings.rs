@@ -127,6 +127,14 @@ fn sizes(limits: &Limits, demand: &mut dyn FnMut(bool, &str)) {
     demand(limits.screened_list >= 1 << 10, "screened_list: not under 1024, or no list could be answered");
     demand(limits.sse_event >= 1 << 10, "sse_event: not under 1024, or no list event could be answered");
     demand(limits.copy_buffer >= 1 << 10, "copy_buffer: not under 1024, every read costs a call");
+    demand(limits.json_depth >= 4, "json_depth: not under 4, or no argument could be read");
+    demand(limits.json_depth <= 1024, "json_depth: at most 1024");
+    demand(limits.json_members >= 16, "json_members: not under 16, or no call could be judged");
+    demand(limits.json_key >= 64, "json_key: not under 64, or no declared version could be read");
+    demand(limits.batch_messages > 0, "batch_messages: not 0");
+    demand(limits.name_length > 0, "name_length: not 0");
+    demand(limits.peer_event_streams > 0, "peer_event_streams: not 0");
+    demand(limits.list_entries > 0, "list_entries: not 0");
     demand(limits.sniffed >= 24, "sniffed: not under 24, the length of the HTTP/2 preface");
     demand(limits.endpoint_requests > 0, "endpoint_requests: not 0");
     demand(limits.endpoint_connections > 0, "endpoint_connections: not 0");

@@ -3,7 +3,7 @@
 //! Requests of a server reach further than its answers do: into the client's model, its files, and its user. A policy may
 //! forbid them. What no revision knows is not passed on.
 
-use super::screen::ListKind;
+use super::entry::ListKind;
 use crate::facts::{FactKey, Facts, Given, Kind, ServerRequest, Truth, tell};
 use crate::json::{Shape, Value, is_twin};
 use std::borrow::Cow;

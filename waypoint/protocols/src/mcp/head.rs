@@ -2,6 +2,7 @@
 
 use crate::facts::{FactKey, Facts, Given, Kind, Plain, Truth, tell};
 use crate::http::{Media, accepts_event_stream, is_coded, media_type, single};
+use crate::limits::Limits;
 use crate::reply::Malformed;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 
@@ -12,8 +13,6 @@ pub(super) const NAME: HeaderName = HeaderName::from_static("mcp-name");
 pub(super) const PARAM_PREFIX: &str = "mcp-param-";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// `Mcp-Param-*` lines of one request. Beyond it: 431.
-const MAX_PARAM_HEADERS: usize = 64;
 /// Session id, in bytes; a sealed id is under 1 KiB.
 const MAX_SESSION: usize = 4096;
 
@@ -49,7 +48,7 @@ impl Head {
     /// [`Malformed`] for other HTTP methods (405), a body on GET or DELETE, both or doubtful framing headers, a
     /// protocol upgrade, a body that is coded or not JSON (415), and `Mcp-*` headers that stand twice (`-32020`).
     /// A body on GET or DELETE that only HTTP/2 frames announce is the caller's to refuse.
-    pub fn read(parts: &Parts) -> Result<Self, Malformed> {
+    pub fn read(parts: &Parts, limits: &Limits) -> Result<Self, Malformed> {
         let headers = &parts.headers;
         check_method(&parts.method)?;
         check_override(parts.uri.query())?;
@@ -65,7 +64,7 @@ impl Head {
             origin: origin(headers)?,
         };
         head.check_session()?;
-        check_parameters(headers)?;
+        check_parameters(headers, limits.parameters)?;
         if head.kind == HeadKind::Message {
             check_content(headers)?
         } else {
@@ -201,8 +200,8 @@ pub(crate) fn check_upgrade(headers: &HeaderMap) -> Result<(), Malformed> {
     Err(Malformed::new("upgrade", StatusCode::FORBIDDEN, -32600))
 }
 
-fn check_parameters(headers: &HeaderMap) -> Result<(), Malformed> {
-    if headers.keys().filter(|name| name.as_str().starts_with(PARAM_PREFIX)).count() > MAX_PARAM_HEADERS {
+fn check_parameters(headers: &HeaderMap, most: usize) -> Result<(), Malformed> {
+    if headers.keys().filter(|name| name.as_str().starts_with(PARAM_PREFIX)).count() > most {
         return Err(Malformed::new(
             "too_many_parameters",
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

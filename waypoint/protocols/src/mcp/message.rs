@@ -247,7 +247,10 @@ impl<'d, 'b> Reader<'d, 'b> {
 
     fn name(&self, value: Option<Value<'d, 'b>>) -> Result<Cow<'b, str>, Malformed> {
         let name = value.and_then(Value::as_str).ok_or_else(|| Malformed::params("bad_name"))?;
-        if name.is_empty() || name.len() > self.limits.name || name.contains(char::is_control) {
+        if name.len() > self.limits.name {
+            return Err(Malformed::params("name_too_long"));
+        }
+        if name.is_empty() || name.contains(char::is_control) {
             return Err(Malformed::params("bad_name"));
         }
         Ok(name)

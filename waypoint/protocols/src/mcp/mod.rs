@@ -3,6 +3,8 @@
 mod answer;
 mod asks;
 mod capabilities;
+mod edits;
+mod entry;
 mod exchange;
 mod head;
 mod http_sse;
@@ -22,6 +24,7 @@ pub use answer::{
 };
 pub use asks::{Answering, ServerAsk};
 pub use capabilities::strip_capabilities;
+pub use entry::{Entry, ListKind};
 pub use exchange::Exchange;
 pub use head::{Head, HeadKind};
 pub(crate) use head::{check_bodiless, check_framing, check_method, check_override, check_upgrade};
@@ -33,8 +36,6 @@ pub use method::{Method, methods};
 pub use observe::observe;
 pub use revision::Revision;
 pub use routing::sanitize;
-pub use screen::{
-    Entry, Judge, ListKind, Screened, SseScreen, Unscreenable, Withheld, error_of_client, screen_json,
-};
+pub use screen::{Judge, Screened, SseScreen, Unscreenable, Withheld, error_of_client, screen_json};
 pub use state::{State, state_not_found};
 pub use subject::Subject;

@@ -2,15 +2,14 @@
 //! edited in place.
 
 use super::asks::{self, Sent, ServerAsk};
+use super::edits::{Cut, Edit, apply};
+use super::entry::{Entry, ListKind};
 use super::http_sse::REFUSAL;
 use super::list_changed::ListChanges;
-use super::subject::Target;
-use crate::facts::{FactKey, Facts, Given, Kind, Truth, tell};
 use crate::json::{Document, Shape, Value, is_twin, quote};
 use crate::limits::Limits;
 use crate::reply::error_object;
 use crate::sse::{Cutter, Piece, TooLong, lines};
-use crate::uri::{is_canonical, is_canonical_template};
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
 
@@ -18,111 +17,6 @@ use std::borrow::Cow;
 const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
 /// Code of a request that needs a capability which its client did not declare (2026-07-28).
 const MISSING_CAPABILITY: i32 = -32021;
-
-/// What a list is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ListKind {
-    /// `result.tools[].name`
-    Tools,
-    /// `result.prompts[].name`
-    Prompts,
-    /// `result.resources[].uri`
-    Resources,
-    /// `result.resourceTemplates[].uriTemplate`
-    ResourceTemplates,
-    /// `result.tasks[].taskId`. Calls on tasks are not built, so every entry is hidden.
-    Tasks,
-}
-
-impl ListKind {
-    const ALL: [Self; 5] =
-        [Self::Tools, Self::Prompts, Self::Resources, Self::ResourceTemplates, Self::Tasks];
-
-    /// The member of `result` that holds the list.
-    fn member(self) -> &'static str {
-        match self {
-            Self::Tools => "tools",
-            Self::Prompts => "prompts",
-            Self::Resources => "resources",
-            Self::ResourceTemplates => "resourceTemplates",
-            Self::Tasks => "tasks",
-        }
-    }
-
-    /// The member of an entry that names what it offers.
-    fn name_member(self) -> &'static str {
-        match self {
-            Self::Tools | Self::Prompts => "name",
-            Self::Resources => "uri",
-            Self::ResourceTemplates => "uriTemplate",
-            Self::Tasks => "taskId",
-        }
-    }
-
-    /// The call that an entry offers.
-    fn method(self) -> &'static str {
-        match self {
-            Self::Tools => "tools/call",
-            Self::Prompts => "prompts/get",
-            Self::Resources | Self::ResourceTemplates => "resources/read",
-            Self::Tasks => "tasks/get",
-        }
-    }
-
-    /// What an entry names; `None` where it names nothing that could be called.
-    fn target<'b>(self, name: Cow<'b, str>, limits: &Limits) -> Option<Target<'b>> {
-        let is_name =
-            |name: &str| !name.is_empty() && name.len() <= limits.name && !name.contains(char::is_control);
-        match self {
-            Self::Tools => is_name(&name).then_some(Target::Tool(name)),
-            Self::Prompts => is_name(&name).then_some(Target::Prompt(name)),
-            Self::Resources => is_canonical(&name).then_some(Target::Resource(name)),
-            Self::ResourceTemplates => is_canonical_template(&name).then_some(Target::Template(name)),
-            Self::Tasks => None,
-        }
-    }
-}
-
-/// One entry of a list answer, judged as the call it offers. Its arguments, session and revision are not known yet;
-/// of a resource template only what stands before the first `{` is.
-#[derive(Debug)]
-pub struct Entry<'a> {
-    /// What the list is of.
-    pub kind: ListKind,
-    /// Name of the tool or prompt, URI, or URI template.
-    pub name: Cow<'a, str>,
-    target: Target<'a>,
-}
-
-impl Facts for Entry<'_> {
-    fn kind(&self) -> Kind {
-        Kind::Call
-    }
-
-    fn ask(&self, key: &FactKey, test: &mut dyn FnMut(&str) -> bool) -> Truth {
-        match key {
-            FactKey::Method => tell(Some(self.kind.method()), test),
-            FactKey::Kind => tell(Kind::Call.as_str(), test),
-            FactKey::Tool | FactKey::Prompt | FactKey::Resource | FactKey::Task => self.target.ask(key, test),
-            FactKey::Argument(_) if !matches!(self.target, Target::Tool(_) | Target::Prompt(_)) => Truth::No,
-            FactKey::Argument(_) | FactKey::Session | FactKey::ProtocolVersion => Truth::NotYet,
-            FactKey::ToolHint(_) | FactKey::ServerRequest | FactKey::ServerRequestHost => Truth::No,
-            FactKey::A2a(_) => Truth::NotYet,
-        }
-    }
-
-    fn arguments(&self) -> Given<'_> {
-        if matches!(self.target, Target::Tool(_) | Target::Prompt(_)) {
-            Given::NotYet
-        } else {
-            Given::Nothing
-        }
-    }
-
-    fn known_prefix(&self, key: &FactKey) -> Option<&str> {
-        self.target.known_prefix(key)
-    }
-}
 
 /// Who says what stays.
 pub trait Judge {
@@ -264,39 +158,6 @@ struct Screen<'s> {
     edits: Vec<Edit>,
 }
 
-/// Bytes to replace, in the order of the text.
-struct Edit {
-    start: usize,
-    end: usize,
-    by: Cow<'static, str>,
-}
-
-/// Cuts elements out of an array, each with the comma before or after it.
-#[derive(Default)]
-struct Cut {
-    last_kept: Option<usize>,
-    denied: Option<(usize, usize)>,
-}
-
-impl Cut {
-    fn keep(&mut self, (start, end): (usize, usize), edits: &mut Vec<Edit>) {
-        if let Some((from, _)) = self.denied.take() {
-            edits.push(Edit { start: from, end: start, by: Cow::Borrowed("") });
-        }
-        self.last_kept = Some(end);
-    }
-
-    fn hide(&mut self, (start, end): (usize, usize)) {
-        self.denied = Some((self.denied.map_or(start, |(from, _)| from), end));
-    }
-
-    fn finish(self, edits: &mut Vec<Edit>) {
-        if let Some((from, end)) = self.denied {
-            edits.push(Edit { start: self.last_kept.unwrap_or(from), end, by: Cow::Borrowed("") });
-        }
-    }
-}
-
 impl Screen<'_> {
     /// One message, or an array of them: some clients take an array for a single answer.
     fn answer(&mut self, root: Value<'_, '_>) -> Result<Verdict, Unscreenable> {
@@ -319,7 +180,7 @@ impl Screen<'_> {
                 Verdict::Goes => cut.hide(element.span()),
             }
         }
-        if cut.denied.is_some() && cut.last_kept.is_none() {
+        if cut.leaves_nothing() {
             return Ok(Verdict::Goes);
         }
         cut.finish(&mut self.edits);
@@ -473,21 +334,6 @@ impl Screen<'_> {
 fn list(key: &str, value: Value<'_, '_>) -> Option<ListKind> {
     let kind = ListKind::ALL.into_iter().find(|kind| kind.member() == key);
     kind.filter(|_| value.is(Shape::Array))
-}
-
-fn apply(body: &[u8], edits: &[Edit]) -> Option<Bytes> {
-    if edits.is_empty() {
-        return None;
-    }
-    let mut out = BytesMut::with_capacity(body.len() + edits.len() * 2);
-    let mut at = 0;
-    for edit in edits {
-        out.extend_from_slice(body.get(at..edit.start).unwrap_or(&[]));
-        out.extend_from_slice(edit.by.as_bytes());
-        at = edit.end;
-    }
-    out.extend_from_slice(body.get(at..).unwrap_or(&[]));
-    Some(out.freeze())
 }
 
 /// Filters an SSE stream event by event.

@@ -16,7 +16,7 @@ pub(crate) fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts 
 /// Reads the head of a POST with JSON and these further headers.
 pub(crate) fn post(headers: &[(&str, &str)]) -> Result<Head, Malformed> {
     let headers = [&[("content-type", "application/json")], headers].concat();
-    Head::read(&parts("POST", "/mcp", &headers))
+    Head::read(&parts("POST", "/mcp", &headers), &Limits::default())
 }
 
 /// Reads a body under a head without MCP headers.

@@ -15,6 +15,7 @@ use super::inspect::Inspected;
 use super::{a2a, mcp};
 use crate::context::StreamContext;
 use crate::jwt::Verified;
+use crate::peers::Place;
 use crate::sessions::Holder;
 use crate::snapshot::Destination;
 
@@ -25,6 +26,8 @@ pub(crate) struct Asked {
     message: Arc<Message>,
     /// Nobody looks at what the server asks for in its answer.
     unscreened: bool,
+    /// The place that an open stream takes of those of its identity.
+    _place: Option<Arc<Place<Holder>>>,
 }
 
 struct Inner {
@@ -98,7 +101,7 @@ impl Asked {
     ) -> Self {
         let (method, headers, target) = (parts.method.clone(), parts.headers.clone(), target.clone());
         let head = Arc::new(Inner { cx: Arc::clone(cx), method, target, headers, port });
-        Self { head, message: Arc::new(message), unscreened: false }
+        Self { head, message: Arc::new(message), unscreened: false, _place: None }
     }
 
     /// For an answer that may last: its body, if it is kept, no longer counts as one that is being judged, and its head no longer
@@ -141,6 +144,11 @@ impl Asked {
     pub(crate) fn unscreened(self) -> Self {
         let unscreened = !matches!(&*self.message, Message::Plain);
         Self { unscreened, ..self }
+    }
+
+    /// Keeps a place for as long as the answer lasts.
+    pub(crate) fn holding(self, place: Option<Place<Holder>>) -> Self {
+        Self { _place: place.map(Arc::new), ..self }
     }
 
     pub(crate) fn cx(&self) -> &Arc<StreamContext> {

@@ -6,7 +6,7 @@ use agent_protocols::mcp::{self, Exchange, Explanation, Head, HeadKind, Revision
 use agent_protocols::{Kind, Malformed, Reply};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use waypoint_policy::{Attributes, Denial, DenyReason, HeadVerdict, Permit, PolicySet};
@@ -22,6 +22,7 @@ use super::state;
 use crate::body::Body;
 use crate::context::StreamContext;
 use crate::jwt::Verified;
+use crate::peers::Place;
 use crate::refusal::Refusal;
 use crate::sessions::{Holder, Session};
 use crate::snapshot::Destination;
@@ -83,8 +84,9 @@ pub(crate) async fn authorize(
     body: Incoming,
     log: &mut ExchangeLog,
 ) -> Result<Judged, Refused> {
-    let head = Head::read(parts).map_err(malformed)?;
+    let head = Head::read(parts, &cx.shared.settings.limits.protocol()).map_err(malformed)?;
     log.mcp_head(&head);
+    check_origin(cx, &head).map_err(malformed)?;
     if head.kind() != HeadKind::Message && !body.is_end_stream() {
         return Err(Refusal::BadRequest("unexpected_body").into()); // HTTP/2 needs no header to announce one.
     }
@@ -119,6 +121,14 @@ pub(crate) async fn authorize(
             by_head(cx, destination, parts, target, body, head, permit, log)
         }
     }
+}
+
+/// A browser sends a page's origin with what the page asks for (MCP, *Security Warning* of its transports): none but those that
+/// are listed may ask, or a page could reach what its reader's network reaches (DNS rebinding).
+fn check_origin(cx: &StreamContext, head: &Head) -> Result<(), Malformed> {
+    let Some(origin) = head.origin() else { return Ok(()) };
+    let listed = cx.shared.settings.origins.iter().any(|listed| listed.is(origin.as_bytes()));
+    if listed { Ok(()) } else { Err(Malformed::new("origin_not_listed", StatusCode::FORBIDDEN, -32600)) }
 }
 
 /// What a refused message of HTTP+SSE leaves behind: a `ping` that brings the refusal to the session's stream. Anything else is
@@ -184,7 +194,12 @@ fn by_head(
     .map_err(|limited| limit::refused(limited, None))?;
     let screening = if head.kind() == HeadKind::OpenStream { Screening::Stream } else { Screening::None };
     let lifecycle = head.kind() == HeadKind::OpenStream;
-    let asked = Asked::new(cx, parts, target, destination.port, Message::Head(head));
+    let place = if lifecycle {
+        Some(place(cx, destination, target.token.as_deref()).map_err(malformed)?)
+    } else {
+        None
+    };
+    let asked = Asked::new(cx, parts, target, destination.port, Message::Head(head)).holding(place);
     mcp::sanitize(&mut parts.headers, None);
     let pick = pinned(session.as_ref());
     Ok(Judged {
@@ -285,6 +300,17 @@ fn worded(
     };
     let refused: Vec<bool> = denied.iter().map(Option::is_some).collect();
     mcp::refuse_explaining(exchange, &refused, cx.shared.settings.deny_mode, &explain)
+}
+
+/// A place for one more stream of the server's own.
+fn place(
+    cx: &StreamContext,
+    destination: &Destination,
+    token: Option<&Verified>,
+) -> Result<Place<Holder>, Malformed> {
+    let most = cx.shared.settings.limits.peer_event_streams;
+    let taken = cx.shared.event_streams.take(&holder(cx, destination, token), most);
+    taken.ok_or_else(|| Malformed::new("too_many_streams", StatusCode::TOO_MANY_REQUESTS, -32600))
 }
 
 /// A session that the request belongs to.

@@ -84,8 +84,12 @@ mod tests {
         let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{
             "owner":"acme","repo":{"name":"portcullis"},"n":3,"list":["a","b","c","d","e"],"Twin":1,"twin":2,
             "long":"ääääääääää","object":{}}}}"#;
-        let exchange =
-            Exchange::read(&Head::read(&parts).unwrap(), body.as_bytes(), &Limits::default()).unwrap();
+        let exchange = Exchange::read(
+            &Head::read(&parts, &Limits::default()).unwrap(),
+            body.as_bytes(),
+            &Limits::default(),
+        )
+        .unwrap();
         let message = &exchange.messages[0].subjects[0];
         let rows = [
             ("owner", Some("acme")),

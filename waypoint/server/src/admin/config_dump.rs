@@ -101,6 +101,7 @@ fn settings(launch: &Launch) -> Value {
         "push_hosts": settings.push_hosts,
         "adopt_tasks": settings.adopt_tasks,
         "observe": settings.observe,
+        "origins": settings.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "session_keys": settings.session_keys.len(),
         "access_log": format!("{:?}", launch.access_log),
         "limits": settings.limits,

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use waypoint_proxy::WebOrigin;
 use waypoint_proxy::telemetry::LoggedArgument;
 
 use super::{DenyModeArg, LogFormatArg, Switch};
@@ -134,6 +135,17 @@ pub struct WaypointArgs {
     /// not found.
     #[arg(long, env = "PORTCULLIS_ADOPT_TASKS", help_heading = "Portcullis")]
     pub adopt_tasks: bool,
+
+    /// Origins of web pages that may talk to MCP servers, separated by commas, such as https://app.example. Default: none; a
+    /// request that a browser sends for a page is refused.
+    #[arg(
+        long = "allow-origin",
+        value_name = "ORIGINS",
+        value_delimiter = ',',
+        env = "PORTCULLIS_ALLOW_ORIGINS",
+        help_heading = "Portcullis"
+    )]
+    pub origins: Vec<WebOrigin>,
 
     /// Pick MCP method and tool names for metrics and logs out of passing bytes, where no policy has to read them.
     #[arg(

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use agent_protocols::mcp::DenyMode;
 use clap::{Args, ValueEnum};
 use waypoint_model::Locality;
+use waypoint_proxy::WebOrigin;
 use waypoint_proxy::telemetry::{LogFormat, LoggedArgument};
 
 use super::{IdentityArgs, MeshArgs, TraceArgs};
@@ -63,6 +64,11 @@ pub struct RunArgs {
     /// not found.
     #[arg(long, help_heading = "Behaviour")]
     pub adopt_tasks: bool,
+
+    /// Origin of web pages that may talk to MCP servers, such as https://app.example. May be repeated. Default: none; a request
+    /// that a browser sends for a page is refused.
+    #[arg(long = "allow-origin", value_name = "ORIGIN", help_heading = "Behaviour")]
+    pub origins: Vec<WebOrigin>,
 
     /// Tell endpoints who called, in x-forwarded-client-cert (By=…;URI=…). A client's own header is removed in any case.
     #[arg(long, help_heading = "Behaviour")]
