@@ -5,8 +5,10 @@ use crate::forward::Forwarded;
 use crate::manifests::Port;
 use crate::mesh::{Mesh, Pod, Service, Setup};
 use crate::neighbours::Runtime;
+use crate::portcullis::Run;
 use crate::process::Process;
 use anyhow::Result;
+use tokio::net::TcpListener;
 
 const PORT: u16 = 8080;
 
@@ -43,16 +45,38 @@ impl Stand {
     /// Starts `script` in a pod of the mesh, with one ALLOW policy of these `rules` on its Service, whose port
     /// declares `app_protocol`.
     pub async fn start(runtime: Runtime, script: &str, app_protocol: &str, rules: &str) -> Result<Self> {
+        Self::start_with(runtime, script, app_protocol, rules, |run| run).await
+    }
+
+    /// The same, with the flags that `flags` adds.
+    pub async fn start_with(
+        runtime: Runtime,
+        script: &str,
+        app_protocol: &str,
+        rules: &str,
+        flags: impl FnOnce(Run) -> Run,
+    ) -> Result<Self> {
         let mut setup = Setup::new()?;
         let pod = setup.pod("server", true).await?;
         let server = runtime.serve(script, pod.port(PORT)).await?;
         let service = setup.service("server", &[Port::new("app", PORT).speaking(app_protocol)])?;
         setup.policy("stand", "server", "ALLOW", rules)?;
-        Ok(Self { mesh: setup.start().await?, pod, service, _server: server })
+        let run = flags(setup.run());
+        Ok(Self { mesh: setup.start_with(run).await?, pod, service, _server: server })
     }
 
     /// A local port that reaches the Service as a workload of this ServiceAccount.
     pub async fn port_of(&self, namespace: &str, service_account: &str) -> Result<Forwarded> {
         self.mesh.peer(namespace, service_account)?.forward(&self.service.authority(PORT)).await
+    }
+
+    /// The same from a listener whose port had to be known before.
+    pub fn port_from(
+        &self,
+        listener: TcpListener,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Forwarded> {
+        self.mesh.peer(namespace, service_account)?.forward_from(listener, &self.service.authority(PORT))
     }
 }

@@ -6,10 +6,13 @@
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::neighbours::{Runtime, tell};
+use portcullis_tests::portcullis::Run;
 use portcullis_tests::stand::{Direct, Stand};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use tokio::net::TcpListener;
 
 /// One way to run the suite.
 struct Suite {
@@ -70,8 +73,12 @@ async fn the_released_suite_is_the_same_through_the_waypoint() -> Result<()> {
 async fn compare(suite: &Suite) -> Result<()> {
     let direct = run_directly(suite).await?;
     for (policy, rules) in [("judged by body", BY_BODY), ("judged by peer", BY_PEER)] {
-        let stand = Stand::start(Runtime::Conformance, "server.mjs", "http", rules).await?;
-        let port = stand.port_of("agents", "suite").await?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        // The suite asks as a page of the server's own origin too, and wants to be let in.
+        let origin = format!("http://localhost:{}", listener.local_addr()?.port());
+        let flags = |run: Run| run.arg("--allow-origin", origin);
+        let stand = Stand::start_with(Runtime::Conformance, "server.mjs", "http", rules, flags).await?;
+        let port = stand.port_from(listener, "agents", "suite")?;
         let through = run(suite, &format!("through the waypoint, {policy}"), &port.url("/mcp")).await?;
         through.assert_same_as(&direct);
     }

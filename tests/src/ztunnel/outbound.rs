@@ -123,12 +123,17 @@ impl Outbound {
 
     /// A local TCP port whose every connection is carried to `authority`: for real clients that know nothing of HBONE.
     pub async fn forward(&self, authority: &str) -> Result<Forwarded> {
-        let (this, authority) = (self.clone(), authority.to_owned());
         let near = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = match &self.network {
             Some(network) => network.listen(near)?,
             None => TcpListener::bind(near).await?,
         };
+        self.forward_from(listener, authority)
+    }
+
+    /// The same from a listener whose port had to be known before.
+    pub fn forward_from(&self, listener: TcpListener, authority: &str) -> Result<Forwarded> {
+        let (this, authority) = (self.clone(), authority.to_owned());
         Forwarded::on(listener, move || {
             let (this, authority) = (this.clone(), authority.clone());
             async move { this.connect(&authority).await }
