@@ -136,7 +136,7 @@ pub struct WaypointArgs {
     #[arg(long, env = "PORTCULLIS_ADOPT_TASKS", help_heading = "Portcullis")]
     pub adopt_tasks: bool,
 
-    /// Origins of web pages that may talk to MCP servers, separated by commas, such as https://app.example. Default: none; a
+    /// Origins of web pages that may talk to MCP servers, separated by commas, such as `https://app.example`. Default: none; a
     /// request that a browser sends for a page is refused.
     #[arg(
         long = "allow-origin",

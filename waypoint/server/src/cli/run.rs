@@ -65,7 +65,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Behaviour")]
     pub adopt_tasks: bool,
 
-    /// Origin of web pages that may talk to MCP servers, such as https://app.example. May be repeated. Default: none; a request
+    /// Origin of web pages that may talk to MCP servers, such as `https://app.example`. May be repeated. Default: none; a request
     /// that a browser sends for a page is refused.
     #[arg(long = "allow-origin", value_name = "ORIGIN", help_heading = "Behaviour")]
     pub origins: Vec<WebOrigin>,
