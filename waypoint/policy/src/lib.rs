@@ -24,6 +24,7 @@ mod attributes;
 mod cel;
 mod compile;
 mod decision;
+mod index;
 mod lint;
 mod matcher;
 mod port;

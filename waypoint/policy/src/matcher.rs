@@ -299,23 +299,23 @@ impl Field {
         match self {
             Self::Authority => values.matches(http.authority.as_bytes()),
             Self::Method => values.matches(http.method.as_bytes()),
-            Self::Header(name) => header_matches(http.headers, name, values),
+            Self::Header(name) => any_value(http.headers, name, |value| values.matches(value)),
         }
     }
 }
 
 /// Several lines of one name are as many values, and also one value joined by `,` (RFC 9110 §5.3): a test that holds for
 /// any of them holds, so that no line hides another from a DENY (Envoy's `rbac_match_headers_individually`).
-fn header_matches(headers: &HeaderMap, name: &HeaderName, values: &Strings) -> bool {
+pub(crate) fn any_value(headers: &HeaderMap, name: &HeaderName, mut test: impl FnMut(&[u8]) -> bool) -> bool {
     let lines = || headers.get_all(name).iter();
-    if lines().any(|line| values.matches(line.as_bytes())) {
+    if lines().any(|line| test(line.as_bytes())) {
         return true;
     }
     if lines().nth(1).is_none() {
         return false;
     }
     let joined = lines().map(http::HeaderValue::as_bytes).collect::<Vec<_>>().join(&b","[..]);
-    values.matches(&joined)
+    test(&joined)
 }
 
 /// The same match with each `%xx` as `%XX`; a pattern sees the text as it is given.

@@ -1,12 +1,11 @@
-//! The rules of one action, and the index that finds the few of them that could match.
+//! The rules of one action, in declared order.
 
-use std::collections::HashMap;
+use agent_protocols::{Facts, Truth};
 
-use agent_protocols::{FactKey, Facts, Truth};
-
-use crate::attributes::{Head, service_accounts};
+use crate::attributes::Head;
 use crate::decision::RuleName;
-use crate::matcher::{Clause, Matcher};
+use crate::index::Index;
+use crate::matcher::Clause;
 
 /// One compiled rule.
 #[derive(Debug)]
@@ -15,17 +14,11 @@ pub(crate) struct Rule {
     pub(crate) when: Clause,
 }
 
-/// Rules in declared order. A rule that can only match one of a few principals, ServiceAccounts or tools stands under these;
-/// a request asks the rules under its own and those that stand nowhere, still in declared order.
+/// Rules in declared order, and where to look for those that could match.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
-    by_principal: HashMap<Box<[u8]>, Vec<usize>>,
-    by_account: HashMap<Box<str>, HashMap<Box<str>, Vec<usize>>>,
-    by_tool: HashMap<Box<[u8]>, Vec<usize>>,
-    /// Every rule that is in `by_tool`: asked while the tool is not known.
-    by_any_tool: Vec<usize>,
-    unanchored: Vec<usize>,
+    index: Index,
 }
 
 /// Which answers are looked for. `No` never is.
@@ -49,22 +42,11 @@ impl Wanted {
     }
 }
 
-/// A value that one attribute must have before a rule can match.
-#[derive(Clone, Copy)]
-enum Anchor<'c> {
-    Principal(&'c [u8]),
-    Account(&'c str, &'c str),
-    Tool(&'c [u8]),
-}
-
 impl Rules {
     pub(crate) fn new(rules: Vec<Rule>) -> Self {
-        let mut indexed = Self::default();
-        for (at, rule) in rules.iter().enumerate() {
-            indexed.index(at, &rule.when);
-        }
-        indexed.rules = rules;
-        indexed
+        let mut index = Index::default();
+        rules.iter().enumerate().for_each(|(at, rule)| index.insert(at, &rule.when));
+        Self { rules, index }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -85,115 +67,19 @@ impl Rules {
 
     /// Rules whose answer could be `wanted`, in declared order, each once.
     fn candidates(&self, head: &Head<'_>, facts: &dyn Facts, wanted: Wanted) -> impl Iterator<Item = &Rule> {
-        // Most sets have no DENY and no AUDIT rules at all.
-        let mut lists =
-            if self.unanchored.is_empty() { Vec::new() } else { vec![self.unanchored.as_slice()] };
-        if let Some(peer) = head.attributes.source.identity {
-            if !self.by_principal.is_empty() {
-                lists.extend(self.by_principal.get(peer.principal().as_bytes()).map(Vec::as_slice));
-            }
-            if !self.by_account.is_empty() {
-                let listed =
-                    |(ns, sa): (&str, &str)| self.by_account.get(ns).and_then(|accounts| accounts.get(sa));
-                lists.extend(service_accounts(peer).filter_map(listed).map(Vec::as_slice));
-            }
-        }
-        if !self.by_any_tool.is_empty() {
-            self.find_by_tool(facts, wanted, &mut lists);
-        }
-        std::iter::from_fn(move || next_of(&mut lists)).filter_map(|at| self.rules.get(at))
-    }
-
-    /// While the tool is not known, a rule that stands under tools may be open and cannot hold: if it did, it would hold for
-    /// every tool, and for those that it does not stand under it answers `No`.
-    fn find_by_tool<'r>(&'r self, facts: &dyn Facts, wanted: Wanted, lists: &mut Vec<&'r [usize]>) {
-        let told = facts.ask(&FactKey::Tool, &mut |tool| {
-            lists.extend(self.by_tool.get(tool.as_bytes()).map(Vec::as_slice));
-            false // so that every value is shown
-        });
-        if told == Truth::NotYet {
-            lists.extend((wanted != Wanted::Holds).then_some(self.by_any_tool.as_slice()));
-        }
-    }
-
-    fn index(&mut self, at: usize, when: &Clause) {
-        let Some(anchors) = anchors(when) else {
-            self.unanchored.push(at);
-            return;
-        };
-        if anchors.iter().any(Anchor::is_tool) {
-            self.by_any_tool.push(at);
-        }
-        for anchor in anchors {
-            let list = match anchor {
-                Anchor::Principal(text) => self.by_principal.entry(text.into()).or_default(),
-                Anchor::Account(ns, sa) => {
-                    self.by_account.entry(ns.into()).or_default().entry(sa.into()).or_default()
-                }
-                Anchor::Tool(name) => self.by_tool.entry(name.into()).or_default(),
-            };
-            if list.last() != Some(&at) {
-                list.push(at);
-            }
-        }
-    }
-}
-
-impl Anchor<'_> {
-    fn is_tool(&self) -> bool {
-        matches!(self, Self::Tool(_))
-    }
-}
-
-/// The least index at the front of any list; taken from all of them.
-fn next_of(lists: &mut [&[usize]]) -> Option<usize> {
-    let least = lists.iter().filter_map(|list| list.first().copied()).min()?;
-    for list in lists {
-        if let Some((first, rest)) = list.split_first()
-            && *first == least
-        {
-            *list = rest;
-        }
-    }
-    Some(least)
-}
-
-/// Values of which a request must have one, or the clause answers `No`; `None` where no such list exists.
-fn anchors(clause: &Clause) -> Option<Vec<Anchor<'_>>> {
-    match clause {
-        // Who asks is known from the head on, which tool is not; then the shorter list.
-        Clause::All(parts) => parts
-            .iter()
-            .filter_map(anchors)
-            .min_by_key(|anchors| (anchors.iter().any(Anchor::is_tool), anchors.len())),
-        Clause::Any(parts) => {
-            let lists: Option<Vec<_>> = parts.iter().map(anchors).collect();
-            lists.map(|lists| lists.concat())
-        }
-        Clause::Match(Matcher::Principal(values)) => {
-            Some(values.exact_only()?.into_iter().map(Anchor::Principal).collect())
-        }
-        Clause::Match(Matcher::ServiceAccount(accounts)) => {
-            Some(accounts.iter().map(|(ns, sa)| Anchor::Account(ns, sa)).collect())
-        }
-        Clause::Match(Matcher::Fact(FactKey::Tool, values)) => {
-            Some(values.exact_only()?.into_iter().map(Anchor::Tool).collect())
-        }
-        Clause::Match(Matcher::Condition(asked)) => {
-            Some(asked.tools()?.iter().map(|name| Anchor::Tool(name.as_bytes())).collect())
-        }
-        Clause::Match(_) | Clause::Not(_) => None,
+        self.index.find(head, facts, wanted).filter_map(|at| self.rules.get(at))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use agent_protocols::{Kind, Unread};
+    use agent_protocols::{FactKey, Kind, Unread};
+    use http::HeaderMap;
     use spiffe_id::SpiffeId;
-    use waypoint_model::{Action, Expr, PolicyKey, StringMatch, Test};
+    use waypoint_model::{Action, Expr, PathPattern, PolicyKey, StringMatch, Test};
 
     use super::*;
-    use crate::attributes::{Attributes, Destination, Source};
+    use crate::attributes::{Attributes, Destination, HttpAttributes, Source};
 
     fn rules(count: usize, when: impl Fn(usize) -> Expr) -> Rules {
         let policy = PolicyKey::new("ns", "many");
@@ -241,12 +127,30 @@ mod tests {
     }
 
     fn asked_for(rules: &Rules, facts: &dyn Facts, wanted: Wanted) -> Vec<usize> {
+        asked_with(rules, None, facts, wanted)
+    }
+
+    /// Indices of the rules that are asked for a GET of `/7` with these headers.
+    fn asked_http(rules: &Rules, headers: &[(&'static str, &'static str)]) -> Vec<usize> {
+        let headers: HeaderMap =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let (method, path, authority) = ("GET", "/7", "Seven.example");
+        let http = HttpAttributes { method, path, authority, headers: &headers, claims: None };
+        asked_with(rules, Some(http), &Unread, Wanted::CouldHold)
+    }
+
+    fn asked_with(
+        rules: &Rules,
+        http: Option<HttpAttributes<'_>>,
+        facts: &dyn Facts,
+        wanted: Wanted,
+    ) -> Vec<usize> {
         let id = SpiffeId::parse("spiffe://td/ns/a/sa/bot-7").unwrap();
         let ip = "10.0.0.1".parse().unwrap();
         let attributes = Attributes {
             source: Source { identity: Some(&id), ip, remote_ip: ip },
             destination: Destination { ip: None, port: 80, sni: None },
-            http: None,
+            http,
         };
         rules.candidates(&Head::new(&attributes), facts, wanted).map(|rule| rule.name.rule).collect()
     }
@@ -283,5 +187,41 @@ mod tests {
         let either = rules(1_000, |n| Expr::Any(vec![tool(&n.to_string()), principal(n)]));
         assert_eq!(asked(&either, &Calls("3".to_owned())), [3, 7]);
         assert_eq!(asked_for(&either, &Unread, Wanted::Holds), [7], "its principal may let it");
+    }
+
+    #[test]
+    fn rules_on_headers_paths_and_hosts_are_found_by_value() {
+        let header = |n: usize| {
+            Expr::Test(Test::Header { name: "x-team".into(), value: StringMatch::Exact(n.to_string()) })
+        };
+        let by_header = rules(1_000, |n| Expr::All(vec![port(), header(n)]));
+        assert_eq!(asked_http(&by_header, &[]), [0usize; 0]);
+        assert_eq!(asked_http(&by_header, &[("x-team", "7")]), [7]);
+        assert_eq!(asked_http(&by_header, &[("x-team", "9"), ("x-team", "7")]), [7, 9], "each line counts");
+        assert_eq!(asked(&by_header, &Unread).len(), 1_000, "no head, nothing known");
+        assert_eq!(asked_for(&by_header, &Unread, Wanted::Holds), [0usize; 0]);
+        let pair = |n: usize| {
+            Expr::Test(Test::Header {
+                name: "x-team".into(),
+                value: StringMatch::Exact(format!("{n},{}", n + 1)),
+            })
+        };
+        let lines = [("x-team", "7"), ("x-team", "8")];
+        assert_eq!(asked_http(&rules(1_000, pair), &lines), [7], "and the lines as one value");
+
+        let path = |n: usize| PathPattern::Text(StringMatch::Exact(format!("/{n}")));
+        assert_eq!(asked_http(&rules(1_000, |n| Expr::Test(Test::Path(path(n)))), &[]), [7]);
+        let host = |n: usize| {
+            Test::Host(StringMatch::Exact(if n == 3 { "SEVEN.example".into() } else { n.to_string() }))
+        };
+        assert_eq!(asked_http(&rules(1_000, |n| Expr::Test(host(n))), &[]), [3], "hosts have no case");
+        let namespace = |n: usize| {
+            Expr::Test(Test::Namespace(StringMatch::Exact(if n == 5 { "a".into() } else { n.to_string() })))
+        };
+        assert_eq!(asked_http(&rules(1_000, namespace), &[]), [5]);
+        let either = rules(1_000, |n| Expr::Any(vec![header(n), Expr::Test(Test::Path(path(n)))]));
+        assert_eq!(asked_http(&either, &[("x-team", "2")]), [2, 7]);
+        let both = rules(1_000, |n| Expr::All(vec![tool("x"), header(n % 500), account(n)]));
+        assert_eq!(asked_http(&both, &[("x-team", "7")]), [7], "an account tells callers apart better");
     }
 }

@@ -61,6 +61,7 @@ impl PartialEq for Names {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(a), Some(b)) if Arc::ptr_eq(a, b) => true,
+            (None, None) => true,
             _ => self.view() == other.view(),
         }
     }
@@ -100,6 +101,7 @@ impl PartialEq for ServiceNames {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(a), Some(b)) if Arc::ptr_eq(a, b) => true,
+            (None, None) => true,
             _ => (self.host(), self.namespace()) == (other.host(), other.namespace()),
         }
     }
