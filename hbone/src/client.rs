@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::stream::{Chunk, Load, OpenStream, Shared};
 use crate::target::Target;
 use crate::tunnel::Tunnel;
+use crate::turn::Turn;
 use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use std::future::poll_fn;
@@ -67,12 +68,13 @@ async fn handshake<IO: Io>(
 pub struct Driver<IO> {
     h2: h2::client::Connection<IO, Chunk>,
     keepalive: Keepalive,
+    turn: Turn,
 }
 
 impl<IO: Io> Driver<IO> {
     fn new(mut h2: h2::client::Connection<IO, Chunk>, settings: &Settings) -> Self {
         let keepalive = Keepalive::new(h2.ping_pong(), settings);
-        Self { h2, keepalive }
+        Self { h2, keepalive, turn: Turn::default() }
     }
 
     /// Runs until the connection is closed: by the peer, or because every [`Sender`] and tunnel was dropped. Dropping it closes
@@ -85,7 +87,7 @@ impl<IO: Io> Driver<IO> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
-        if let Poll::Ready(ended) = Pin::new(&mut self.h2).poll(cx) {
+        if let Poll::Ready(ended) = self.turn.poll(cx, |cx| Pin::new(&mut self.h2).poll(cx)) {
             return Poll::Ready(ended.map_err(Into::into));
         }
         self.keepalive.poll(cx).map(|_dead| Err(ConnectionError::KeepaliveTimeout))

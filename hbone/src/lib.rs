@@ -56,6 +56,7 @@ mod settings;
 mod stream;
 mod target;
 mod tunnel;
+mod turn;
 mod watch;
 
 pub use client::{Driver, Sender, connect};

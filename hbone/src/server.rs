@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::stream::{Chunk, Load, OpenStream, Shared};
 use crate::target::{BadTarget, Target};
 use crate::tunnel::Tunnel;
+use crate::turn::Turn;
 use crate::watch::{Signal, Watch, Watched};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -30,7 +31,7 @@ pub async fn handshake<IO: Io>(io: IO, settings: &Settings) -> Result<Connection
         .map_err(|_| ConnectionError::Timeout)??;
     let keepalive = Keepalive::new(h2.ping_pong(), settings);
     let load = Load::new(Arc::default(), settings.observer.clone());
-    Ok(Connection { h2, keepalive, load, watch, send_buffer: settings.send_buffer })
+    Ok(Connection { h2, keepalive, load, watch, turn: Turn::default(), send_buffer: settings.send_buffer })
 }
 
 /// An HBONE connection from a peer.
@@ -42,6 +43,7 @@ pub struct Connection<IO> {
     keepalive: Keepalive,
     load: Arc<Load>,
     watch: Arc<Watch>,
+    turn: Turn,
     send_buffer: usize,
 }
 
@@ -73,7 +75,7 @@ impl<IO: Io> Connection<IO> {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Connect>, ConnectionError>> {
-        match self.h2.poll_accept(cx) {
+        match self.turn.poll(cx, |cx| self.h2.poll_accept(cx)) {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 Poll::Ready(Ok(Some(self.connect(request, respond))))
             }
