@@ -7,8 +7,10 @@ mod prometheus;
 mod traffic;
 
 use anyhow::{Context, Result, ensure};
+use portcullis_tests::wait;
 use prometheus::{Prometheus, deployed, promtool};
 use serde_json::Value;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use traffic::Traffic;
 
@@ -40,20 +42,24 @@ const NOT_HERE: [&str; 5] = [
     "portcullis_upstream_ejected",
 ];
 
-/// Runs rounds of traffic until all queries found something.
+/// Runs whole rounds of traffic until all queries found something: when it returns, no call is under way.
 async fn found(traffic: &Traffic, prometheus: &Prometheus, queries: &[String]) -> Result<()> {
+    let done = Cell::new(false);
     let rounds = async {
-        loop {
+        while !done.get() {
             traffic.round().await?;
         }
+        anyhow::Ok(())
     };
     let all = async {
         for query in queries {
             prometheus.finds(query).await?;
         }
+        done.set(true);
         anyhow::Ok(())
     };
-    tokio::select! { failed = rounds => failed, found = all => found }
+    tokio::try_join!(rounds, all)?;
+    Ok(())
 }
 
 #[tokio::test]
@@ -77,10 +83,13 @@ async fn the_queries_of_istio_and_kiali_find_what_they_ask_for() -> Result<()> {
         assert_eq!(prometheus.query(&without).await?, Vec::<Value>::new(), "series without {label}");
     }
     let calls = r#"istio_request_messages_total{request_protocol="grpc",grpc_response_status="0"} / ignoring (__name__) istio_requests_total"#;
-    for call in prometheus.finds(calls).await? {
-        assert_eq!(call["value"][1], "2", "messages of a call: {call}");
-    }
-    Ok(())
+    // A scrape reads one family after the other, with calls ending in between; after the last call it is exact.
+    wait::until_async("two messages of each call", async || {
+        let calls = prometheus.query(calls).await?;
+        let exact = calls.iter().all(|call| call["value"][1] == "2");
+        Ok((exact && !calls.is_empty()).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]
